@@ -1,0 +1,1 @@
+"""The control plane: metadata of flows and runs, over gRPC."""

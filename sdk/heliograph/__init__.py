@@ -1,0 +1,1 @@
+"""heliograph: see README."""

@@ -1,0 +1,1 @@
+"""Generated from `proto/heliograph/api/v1`."""
