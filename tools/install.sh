@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what the Makefile's targets need, into .venv: `install.sh runtime | dev | system | lock`.
+# Versions are pinned by constraints.txt; the machine's own package index settings are used as they are.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+venv=.venv
+extras="server,aws,postgresql,viz,demo"
+
+say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
+    echo "Please run as root: $*" >&2
+    exit 1
+  fi
+}
+
+apt_install() {
+  say "Installing Debian packages: $*"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+make_venv() {
+  [ -x "$venv/bin/uv" ] && return
+  command -v "$python" >/dev/null || { echo "Python 3.11 or newer is needed: $python was not found." >&2; exit 1; }
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or newer is needed; $python is $("$python" -V). Name another one: make PYTHON=python3.12 …" >&2
+    exit 1
+  }
+  say "Making $venv"
+  "$python" -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt uv
+}
+
+pip_install() { VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -q -c constraints.txt "$@"; }
+
+case "${1:-}" in
+  runtime)
+    make_venv
+    say "Installing heliograph"
+    pip_install -e ".[$extras]"
+    touch "$venv/.runtime"
+    ;;
+  dev)
+    make_venv
+    say "Installing the tools for tests and checks"
+    pip_install -e ".[$extras]" --group dev
+    touch "$venv/.dev"
+    ;;
+  system)
+    # Real parts that come from Debian. Each one is a failure, not a skip, when it is missing on Debian.
+    missing=()
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+    command -v git >/dev/null || missing+=(git)
+    command -v setpriv >/dev/null || missing+=(util-linux)
+    if [ ${#missing[@]} -gt 0 ]; then
+      if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
+        echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
+        exit 1
+      fi
+    fi
+    ;;
+  lock)
+    make_venv
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip compile -q --upgrade --universal --python-version 3.11 \
+      --extra server --extra aws --extra postgresql --extra viz --extra demo --group dev pyproject.toml \
+      --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
+    echo "uv==$("$venv/bin/uv" --version | cut -d' ' -f2)" >>constraints.txt
+    ;;
+  *)
+    echo "usage: tools/install.sh runtime | dev | system | lock" >&2
+    exit 2
+    ;;
+esac
