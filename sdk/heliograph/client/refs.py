@@ -1,0 +1,87 @@
+"""Names that people write, completed to resource names; values on their way to the API and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from heliograph.exceptions import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+MAX_PARAMETERS_BYTES = 64 * 1024
+
+
+def flow_resource(flow_id: str) -> str:
+    """Completes `P/F` to `projects/P/flows/F`; resource names stay as they are.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    parts = flow_id.split("/")
+    if len(parts) == 2 and all(parts):
+        return f"projects/{parts[0]}/flows/{parts[1]}"
+    if (
+        len(parts) in (4, 6)
+        and all(parts)
+        and (*parts[0::2],)
+        in (
+            ("projects", "flows"),
+            ("projects", "flows", "versions"),
+        )
+    ):
+        return flow_id
+    raise InvalidArgumentError(
+        f"not a flow: {flow_id!r}",
+        hint="use what `flow.register()` returned, `projects/PROJECT/flows/FLOW`, or `PROJECT/FLOW`",
+    )
+
+
+def flow_run_resource(flow_run_id: str) -> str:
+    """Completes the id of a run to `projects/-/flowRuns/ID`; resource names stay as they are.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    parts = flow_run_id.split("/")
+    if len(parts) == 1 and flow_run_id:
+        return f"projects/-/flowRuns/{flow_run_id}"
+    if len(parts) == 4 and all(parts) and parts[0] == "projects" and parts[2] == "flowRuns":
+        return flow_run_id
+    raise InvalidArgumentError(
+        f"not a flow run: {flow_run_id!r}", hint="`heliograph runs ls` shows the ids of runs"
+    )
+
+
+def encode_parameters(parameters: Mapping[str, Any]) -> str:
+    """Returns the JSON text of parameter values.
+
+    Raises:
+        InvalidArgumentError: A value is not JSON, or all together are longer than 64 KiB.
+    """
+    texts = []
+    for name, value in parameters.items():
+        try:
+            texts.append(f"{json.dumps(str(name))}: {json.dumps(value, allow_nan=False)}")
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"the value of parameter {name!r} is not JSON: {error}",
+                hint="give numbers, texts, booleans, null, lists and objects; a date as its ISO text",
+            ) from None
+    text = "{" + ", ".join(texts) + "}"
+    if len(text.encode()) > MAX_PARAMETERS_BYTES:
+        raise InvalidArgumentError(
+            f"the parameters are {len(text.encode()):,} bytes; at most {MAX_PARAMETERS_BYTES:,} may cross",
+            hint="put the data into your own storage and pass its location",
+        )
+    return text
+
+
+def to_datetime(stamp: Timestamp) -> datetime | None:
+    """Returns an aware UTC time, or None for a timestamp that is not set."""
+    if not stamp.seconds and not stamp.nanos:
+        return None
+    return stamp.ToDatetime(tzinfo=UTC)
