@@ -1,0 +1,164 @@
+"""Verification of tokens: from the `authorization` header to a `Principal`, and the end of calls whose token ended.
+
+A verified token is remembered only where this process is the only one that revokes (`remember=True`, an embedded
+store), and until the first change of any token. `forget` ends a token's open streams and long polls before it
+returns. With replicas every call reads the store, and `sweep` ends what lasts longer than its token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from heliograph.api.v1 import options_pb2
+from heliograph.exceptions import UnauthenticatedError
+from heliograph_control_plane.principals import Credential, Principal, RunIdentity, parse_token, run_token_id
+from heliograph_control_plane.store.interface import Store
+
+_MAX_REMEMBERED = 10_000
+
+Verify = Callable[[Credential], Awaitable[Principal | None]]
+
+
+@dataclass(eq=False, slots=True)
+class LiveCall:
+    """A call that may outlast its token."""
+
+    task: asyncio.Task[object]
+    credential: Credential
+    ended: bool = False
+
+
+class Authenticator:
+    """Turns a call's metadata into a principal.
+
+    Args:
+        verify: Asks the store whom a credential stands for; None when it is not good now.
+        now_micros: The server's clock.
+        remember: True to keep verified tokens in memory until a token changes.
+    """
+
+    def __init__(self, verify: Verify, now_micros: Callable[[], int], *, remember: bool) -> None:
+        self._verify = verify
+        self._now_micros = now_micros
+        self._remember = remember
+        self._known: OrderedDict[str, tuple[bytes, Principal]] = OrderedDict()
+        self._generation = 0
+        self._live: defaultdict[str, set[LiveCall]] = defaultdict(set)
+
+    async def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> tuple[Principal, Credential]:
+        """Returns whom the call's metadata stands for.
+
+        Raises:
+            UnauthenticatedError: No token, or one that is malformed, unknown, expired or revoked; always the same text.
+        """
+        values = [value for key, value in metadata if key == "authorization"]
+        if len(values) != 1 or not isinstance(values[0], str):
+            raise refused()
+        scheme, _, text = values[0].partition(" ")
+        credential = parse_token(text) if scheme.lower() == "bearer" else None
+        principal = await self._principal(credential) if credential else None
+        if principal is None or credential is None:
+            raise refused()
+        return principal, credential
+
+    async def _principal(self, credential: Credential) -> Principal | None:
+        known = self._known.get(credential.token_id)
+        if known is not None and hmac.compare_digest(known[0], credential.digest):
+            principal = known[1]
+            expired = principal.expire_micros and self._now_micros() >= principal.expire_micros
+            return None if expired else principal
+        generation = self._generation
+        found = await self._verify(credential)
+        # What was read before a change must not be remembered after it.
+        if found is not None and self._remember and generation == self._generation:
+            self._known[credential.token_id] = (credential.digest, found)
+            if len(self._known) > _MAX_REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+    def forget(self, token_id: str) -> None:
+        """Ends a token at once: nothing of it is remembered, and its open streams and long polls end."""
+        self._generation += 1
+        self._known.pop(token_id, None)
+        for call in self._live.pop(token_id, ()):
+            call.ended = True
+            call.task.cancel()
+
+    def distrust(self, token_ids: Iterable[str] | None = None) -> None:
+        """Asks the store again at the next call: for these tokens, or for all of them."""
+        self._generation += 1
+        if token_ids is None:
+            self._known.clear()
+        else:
+            for token_id in token_ids:
+                self._known.pop(token_id, None)
+
+    def distrust_runs(self, run_ids: frozenset[str]) -> None:
+        """Asks the store again for the tokens of these runs: what they may do depends on the run."""
+        runs = [token_id for token_id, (_, who) in self._known.items() if who.run and who.run.run_id in run_ids]
+        if runs:
+            self.distrust(runs)
+        else:
+            self._generation += 1
+
+    @contextmanager
+    def lasting(self, credential: Credential) -> Iterator[LiveCall]:
+        """Registers the current task as a call that ends when its token does."""
+        task = asyncio.current_task()
+        assert task is not None
+        call = LiveCall(task, credential)
+        calls = self._live[credential.token_id]
+        calls.add(call)
+        try:
+            yield call
+        finally:
+            calls.discard(call)
+            if not calls and self._live.get(credential.token_id) is calls:
+                del self._live[credential.token_id]
+
+    async def sweep(self) -> None:
+        """Ends the open calls of tokens that expired, or that another replica revoked."""
+        for token_id, live in list(self._live.items()):
+            for credential in {call.credential for call in live}:
+                if await self._principal(credential) is None:
+                    self.forget(token_id)
+
+
+def store_verifier(store: Store) -> Verify:
+    """Returns the verifier that asks the store."""
+
+    async def verify(credential: Credential) -> Principal | None:
+        if credential.run is not None:
+            run_id, epoch = credential.run
+            run = await store.authenticate_run(run_id, epoch, credential.digest)
+            if run is None:
+                return None
+            return Principal(
+                name=f"projects/{run.project}/flowRuns/{run.run_id}",
+                roles=frozenset({options_pb2.ROLE_RUN}),
+                projects=frozenset({run.project}),
+                token_id=run_token_id(run.run_id, run.epoch),
+                run=RunIdentity(run.run_id, run.epoch, run.logs_only),
+            )
+        token = await store.authenticate(credential.token_id, credential.digest)
+        if token is None:
+            return None
+        return Principal(
+            name=token.principal,
+            roles=frozenset(token.roles),
+            projects=frozenset(token.projects),
+            token_id=token.token_id,
+            expire_micros=token.expire_micros,
+        )
+
+    return verify
+
+
+def refused() -> UnauthenticatedError:
+    """The one answer to a call without a good token."""
+    return UnauthenticatedError("no valid token")
