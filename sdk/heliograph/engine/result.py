@@ -141,7 +141,7 @@ class Result:
             return self.serializer.deserialize(data)
         except Exception as error:  # boundary: a serializer may raise anything about stored bytes
             raise ResultStoreError(
-                f"{type(self.serializer).__name__} cannot read what is kept at {location}: {type(error).__name__}: {error}"
+                f"{type(self.serializer).__name__} cannot read what is at {location}: {type(error).__name__}: {error}"
             ) from error
 
     def __eq__(self, other: object) -> bool:

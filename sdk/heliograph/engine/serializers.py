@@ -109,12 +109,12 @@ class PandasSerializer(Serializer):
         serialize_kwargs: dict[str, Any] | None = None,
         deserialize_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        import pandas
+        import pandas as pd
 
         self.file_type = file_type
         self.serialize_kwargs = dict(serialize_kwargs or {})
         self.deserialize_kwargs = dict(deserialize_kwargs or {})
-        for owner, name in ((pandas.DataFrame, f"to_{file_type}"), (pandas, f"read_{file_type}")):
+        for owner, name in ((pd.DataFrame, f"to_{file_type}"), (pd, f"read_{file_type}")):
             if not hasattr(owner, name):
                 raise ValueError(f"pandas cannot keep a data frame as {file_type!r}: it has no {name}")
 
@@ -132,9 +132,9 @@ class PandasSerializer(Serializer):
 
     def deserialize(self, value: bytes) -> Any:
         """Reads a data frame of the file type."""
-        import pandas
+        import pandas as pd
 
-        reader = getattr(pandas, f"read_{self.file_type}")
+        reader = getattr(pd, f"read_{self.file_type}")
         try:
             return reader(io.BytesIO(value), **self.deserialize_kwargs)
         except TypeError:

@@ -85,7 +85,8 @@ class S3Result(Result):
 
     def describe_config(self) -> dict[str, str]:
         """Returns bucket, and endpoint and region where they are set."""
-        plain = {
-            name: str(self.boto3_kwargs[name]) for name in ("endpoint_url", "region_name") if name in self.boto3_kwargs
-        }
-        return {"bucket": self.bucket, **plain}
+        told = {"bucket": self.bucket}
+        for name in ("endpoint_url", "region_name"):
+            if name in self.boto3_kwargs:
+                told[name] = str(self.boto3_kwargs[name])
+        return told
