@@ -121,7 +121,7 @@ class CronClock(_message.Message):
     timezone: _builtins.str
     """IANA zone; empty means UTC."""
     day_and: _builtins.bool
-    """True (the default): day of month OR day of week; false: both must match."""
+    """True: day of month AND day of week must both match; false (the default): either, as cron has it."""
     def __init__(
         self,
         *,
