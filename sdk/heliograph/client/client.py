@@ -88,18 +88,20 @@ class Client(Connection):
         Returns:
             Its resource name, `projects/{project}`.
         """
+        return self.create_project_message(project_name, project_description).name
+
+    def create_project_message(self, name: str, description: str = "") -> project_service_pb2.Project:
+        """Creates a project and returns it as the API has it: what `create_project` does, for tools."""
         from heliograph.api.v1 import project_service_pb2 as pb
 
-        request = pb.CreateProjectRequest(project_id=project_name, description=project_description)
-        return self.call(self.services.projects.CreateProject, request).name
+        request = pb.CreateProjectRequest(project_id=name, description=description)
+        return self.call(self.services.projects.CreateProject, request)
 
     def list_projects(self) -> list[project_service_pb2.Project]:
         """Lists the projects that the token may see, by name."""
         from heliograph.api.v1 import project_service_pb2 as pb
 
-        return self.pages(
-            self.services.projects.ListProjects, pb.ListProjectsRequest(page_size=1000), "projects"
-        )
+        return self.pages(self.services.projects.ListProjects, pb.ListProjectsRequest(page_size=1000), "projects")
 
     def register(
         self,

@@ -85,9 +85,7 @@ class Connection:
         """The open channel."""
         with self._lock:
             if self._channel is None:
-                self._channel = open_channel(
-                    self._given_address, self._token, self._tls, insecure=self._insecure
-                )
+                self._channel = open_channel(self._given_address, self._token, self._tls, insecure=self._insecure)
             return self._channel
 
     @cached_property

@@ -81,9 +81,7 @@ def to_error(error: grpc.RpcError, *, address: str = "") -> HeliographError:
         )
     where = f" at {address}" if address else ""
     if code == grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(
-            f"no control plane answers{where}: {_plain(text)}", hint=_unavailable_hint(text)
-        )
+        return UnavailableError(f"no control plane answers{where}: {_plain(text)}", hint=_unavailable_hint(text))
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(
             f"the control plane{where} did not answer in time",

@@ -51,9 +51,7 @@ def flow_run_resource(flow_run_id: str) -> str:
         return f"projects/-/flowRuns/{flow_run_id}"
     if len(parts) == 4 and all(parts) and parts[0] == "projects" and parts[2] == "flowRuns":
         return flow_run_id
-    raise InvalidArgumentError(
-        f"not a flow run: {flow_run_id!r}", hint="`heliograph runs ls` shows the ids of runs"
-    )
+    raise InvalidArgumentError(f"not a flow run: {flow_run_id!r}", hint="`heliograph runs ls` shows the ids of runs")
 
 
 def encode_parameters(parameters: Mapping[str, Any]) -> str:
