@@ -1,0 +1,275 @@
+"""A lane: numbered records in segment files of one folder, written by one process and read by another.
+
+`states-0000000000000001.seg` holds records from sequence 1 on; the next segment bears the next sequence in its name.
+The position of a record is its sequence, so nothing else is stored. The writer appends and starts new segments; the
+reader follows and removes what was acknowledged. The log lane's writer also removes the oldest segments when the lane
+is full, and the reader learns from the names how many records went.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from heliograph.reporting.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, record, scan
+
+_READ_BYTES = 256 * 1024
+_WHOLE_RECORD_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One kind of records.
+
+    Attributes:
+        name: Start of its files' names.
+        segment_bytes: Size from which a new segment is started.
+        cap_bytes: Most bytes that the lane may take on disk.
+    """
+
+    name: str
+    segment_bytes: int
+    cap_bytes: int
+
+
+STATES = Lane("states", 4 * 1024 * 1024, 1024 * 1024 * 1024)
+"""Run events. Never dropped: a full lane stops new tasks."""
+
+LOGS = Lane("logs", 2 * 1024 * 1024, 64 * 1024 * 1024)
+"""Log lines. The oldest are dropped and counted when the lane is full."""
+
+
+def segments(folder: Path, lane: Lane) -> list[tuple[int, Path]]:
+    """Returns the lane's segments as (first sequence, path), in order."""
+    prefix, found = f"{lane.name}-", []
+    for entry in os.scandir(folder):
+        if entry.name.startswith(prefix) and entry.name.endswith(".seg"):
+            number = entry.name[len(prefix) : -len(".seg")]
+            if number.isdecimal():
+                found.append((int(number), Path(entry.path)))
+    return sorted(found)
+
+
+def _segment_path(folder: Path, lane: Lane, first_sequence: int) -> Path:
+    return folder / f"{lane.name}-{first_sequence:016d}.seg"
+
+
+class LaneWriter:
+    """Appends records. One process and one thread at a time.
+
+    A lane that has segments is continued behind its last whole record; a torn tail is cut off first.
+
+    Attributes:
+        next_sequence: Sequence of the next record.
+    """
+
+    def __init__(self, folder: Path, lane: Lane) -> None:
+        self._folder, self._lane = folder, lane
+        self._descriptor = -1
+        existing = segments(folder, lane)
+        if existing:
+            first, path = existing[-1]
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            count, self._size = _whole(self._descriptor)
+            os.ftruncate(self._descriptor, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            self.next_sequence = first + count
+        else:
+            self.next_sequence = 1
+            self._start_segment()
+
+    def append(self, payloads: list[bytes]) -> None:
+        """Writes the records with one call, so that a reader soon sees all of them.
+
+        Raises:
+            OSError: The disk is full or fails. Nothing of the batch is left in the file: it can be tried again.
+        """
+        if self._size >= self._lane.segment_bytes:
+            self._start_segment()
+        data = b"".join(map(record, payloads))
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            os.ftruncate(self._descriptor, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            raise
+        self._size += len(data)
+        self.next_sequence += len(payloads)
+
+    def bytes_on_disk(self) -> int:
+        """Returns how much of the disk the lane takes now."""
+        total = 0
+        for _, path in segments(self._folder, self._lane):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # the reader removed it meanwhile
+                continue
+        return total
+
+    def drop_oldest(self) -> None:
+        """Removes oldest segments, never the current one, until the lane is within its cap."""
+        excess = self.bytes_on_disk() - self._lane.cap_bytes
+        for _, path in segments(self._folder, self._lane)[:-1]:
+            if excess <= 0:
+                return
+            try:
+                excess -= path.stat().st_size
+                path.unlink()
+            except FileNotFoundError:
+                continue
+
+    @property
+    def at_segment_end(self) -> bool:
+        """True when the next append starts a segment: the moment to look at the lane's size."""
+        return self._size >= self._lane.segment_bytes
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _start_segment(self) -> None:
+        path = _segment_path(self._folder, self._lane, self.next_sequence)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.close()
+        self._descriptor, self._size = descriptor, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records that were read.
+
+    Attributes:
+        first_sequence: Sequence of the first payload.
+        payloads: The payloads, in order; empty when there is nothing new.
+        missing: Records right before `first_sequence` that are gone.
+    """
+
+    first_sequence: int
+    payloads: list[bytes]
+    missing: int
+
+
+class LaneReader:
+    """Follows a lane that another process writes. One thread at a time.
+
+    Attributes:
+        next_sequence: Sequence of the next record to read.
+    """
+
+    def __init__(self, folder: Path, lane: Lane) -> None:
+        self._folder, self._lane = folder, lane
+        self._descriptor = -1
+        self._segment_first = 0
+        self._offset = 0
+        self._missing = 0
+        self.next_sequence = 1
+
+    def read(self, max_records: int, max_bytes: int) -> Chunk:
+        """Returns the next records, as many as are there and the limits allow. Never waits."""
+        if self._descriptor < 0 and not self._open_at(self.next_sequence):
+            return Chunk(self.next_sequence, [], 0)
+        while True:
+            payloads = self._take(max_records, max_bytes)
+            if not payloads:
+                successor = self._successor()
+                if successor is None:
+                    return Chunk(self.next_sequence, [], 0)
+                # The writer may have written more between the read above and the start of the next segment.
+                payloads = self._take(max_records, max_bytes)
+                if not payloads:
+                    self._open(*successor)
+                    continue
+            missing, self._missing = self._missing, 0
+            return Chunk(self.next_sequence - len(payloads), payloads, missing)
+
+    def seek(self, sequence: int) -> int:
+        """Makes `sequence` the next to be read, or the first one after it that is still there.
+
+        Returns:
+            The sequence that will be read next.
+        """
+        if sequence != self.next_sequence or self._descriptor < 0:
+            self.close()
+            self._missing = 0
+            self._open_at(sequence)
+        return self.next_sequence
+
+    def trim(self, acked_sequence: int) -> None:
+        """Removes the segments of which every record is acknowledged, never the newest one."""
+        if self._descriptor >= 0 and self._segment_first > acked_sequence + 1:
+            return
+        existing = segments(self._folder, self._lane)
+        for (_, path), (next_first, _) in zip(existing, existing[1:], strict=False):
+            if next_first > acked_sequence + 1:
+                return
+            path.unlink(missing_ok=True)
+
+    def last(self) -> tuple[int, bytes] | None:
+        """Returns sequence and payload of the newest record, or None for an empty lane. Does not move the reader."""
+        for first, path in reversed(segments(self._folder, self._lane)):
+            data = path.read_bytes()
+            payloads, _ = scan(data, len(data), len(data))
+            if payloads:
+                return first + len(payloads) - 1, payloads[-1]
+        return None
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _take(self, max_records: int, max_bytes: int) -> list[bytes]:
+        data = os.pread(self._descriptor, _READ_BYTES, self._offset)
+        payloads, used = scan(data, max_records, max_bytes)
+        if not payloads and len(data) == _READ_BYTES:
+            data = os.pread(self._descriptor, _WHOLE_RECORD_BYTES, self._offset)
+            payloads, used = scan(data, max_records, max_bytes)
+        self._offset += used
+        self.next_sequence += len(payloads)
+        return payloads
+
+    def _successor(self) -> tuple[int, Path] | None:
+        if self._offset < self._lane.segment_bytes:
+            return None
+        return next((found for found in segments(self._folder, self._lane) if found[0] > self._segment_first), None)
+
+    def _open(self, first_sequence: int, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.close()
+        self._descriptor, self._segment_first, self._offset = descriptor, first_sequence, 0
+        self._missing += max(0, first_sequence - self.next_sequence)
+        self.next_sequence = first_sequence
+
+    def _open_at(self, sequence: int) -> bool:
+        self.next_sequence = sequence
+        existing = segments(self._folder, self._lane)
+        if not existing:
+            return False
+        before = [found for found in existing if found[0] <= sequence]
+        self._open(*(before[-1] if before else existing[0]))
+        while self.next_sequence < sequence:
+            skipped = self._take(min(sequence - self.next_sequence, 10_000), _READ_BYTES)
+            if not skipped:
+                successor = self._successor()
+                if successor is None:
+                    break
+                self._open(*successor)
+        return True
+
+
+def _whole(descriptor: int) -> tuple[int, int]:
+    """Returns number and size of the whole records of a segment."""
+    count = offset = 0
+    while True:
+        data = os.pread(descriptor, _WHOLE_RECORD_BYTES, offset)
+        payloads, used = scan(data, len(data), len(data))
+        if not payloads:
+            return count, offset
+        count += len(payloads)
+        offset += used
