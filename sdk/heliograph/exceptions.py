@@ -188,6 +188,10 @@ class FlowError(HeliographError, ValueError):
     exit_code = 2
 
 
+class InsideFlowBlockError(FlowError, RuntimeError):
+    """A flow was told to run or to be registered inside its `with` block."""
+
+
 class StorageError(HeliographError):
     """A bundle cannot be stored or fetched. `failure` is the name of the `FailureReason` that a run reports."""
 

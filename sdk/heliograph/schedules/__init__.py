@@ -1,0 +1,1 @@
+"""When a flow runs by itself: clocks and schedules."""

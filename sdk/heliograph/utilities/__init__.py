@@ -1,0 +1,1 @@
+"""Helpers of authors and of the other modules, one subject each."""
