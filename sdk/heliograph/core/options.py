@@ -62,6 +62,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_exception_type(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
 def checked_count(value: Any, what: str) -> int:
     """Returns `value`.
 
@@ -218,7 +222,7 @@ def _as_exception_types(
         return None
     types = (value,) if isinstance(value, type) else tuple(value)
     for kind in types:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        if not _is_exception_type(kind):
             raise TypeError(f"retry_on takes exception classes, not {kind!r}")
     return types
 

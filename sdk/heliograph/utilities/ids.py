@@ -54,8 +54,9 @@ def _assemble(bits: int) -> uuid.UUID:
 
 
 def _reset_after_fork() -> None:
-    global _lock
+    global _lock, _last
     _lock = threading.Lock()
+    _last = 0  # else parent and child would count on from the same id
 
 
 if hasattr(os, "register_at_fork"):

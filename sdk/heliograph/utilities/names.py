@@ -135,7 +135,9 @@ def parse_flow(name: str) -> FlowName:
         InvalidArgumentError: It is none of them.
     """
     match name.split("/"):
-        case ["projects", project, "flows", flow] | [project, flow] if project != "projects" or flow:
+        case ["projects", _]:  # the name of a project, not flow `_` of a project called "projects"
+            raise _not_a("flow", name, "projects/PROJECT/flows/FLOW[/versions/NUMBER] or PROJECT/FLOW")
+        case ["projects", project, "flows", flow] | [project, flow]:
             return FlowName(check_name(project, "project"), check_name(flow, "flow"))
         case ["projects", project, "flows", flow, "versions", version]:
             return FlowName(check_name(project, "project"), check_name(flow, "flow"), _check_version(version))
