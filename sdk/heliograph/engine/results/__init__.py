@@ -7,7 +7,7 @@ import importlib
 from heliograph.engine.result import NoResult, Result
 from heliograph.engine.results.constant_result import ConstantResult
 from heliograph.engine.results.json_result import JSONResult
-from heliograph.engine.results.local_result import LocalResult
+from heliograph.engine.results.local_result import LocalResult, default_results_dir
 from heliograph.engine.results.s3_result import S3Result
 from heliograph.engine.results.secret_result import SecretResult
 from heliograph.engine.serializers import Serializer
@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "S3Result",
     "SecretResult",
+    "default_results_dir",
     "describe",
     "open_stored",
 ]

@@ -1,0 +1,8 @@
+"""Run configs: what a flow asks of the agent that runs it."""
+
+from __future__ import annotations
+
+from heliograph.run_configs.base import RunConfig, UniversalRun
+from heliograph.run_configs.local import LocalRun
+
+__all__ = ["LocalRun", "RunConfig", "UniversalRun"]

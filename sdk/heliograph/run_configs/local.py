@@ -1,0 +1,39 @@
+"""Runs as processes of the agent's machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from heliograph.run_configs.base import RunConfig
+from heliograph.storage.launch import LaunchSettings
+
+__all__ = ["LocalRun"]
+
+
+class LocalRun(RunConfig):
+    """A process on the agent's machine.
+
+    Args:
+        env: Environment variables of the run.
+        working_dir: Folder on the agent's machine in which the run starts; a run fails when it is not there. By default
+            the run has a folder of its own.
+        labels: Labels that an agent must offer.
+    """
+
+    launcher: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        working_dir: str | os.PathLike[str] | None = None,
+        labels: Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(env, labels)
+        self.working_dir = os.fspath(working_dir) if working_dir is not None else None
+
+    def launch_settings(self) -> LaunchSettings:
+        """Returns the settings that the agent reads."""
+        return replace(super().launch_settings(), working_dir=self.working_dir or "")

@@ -1,0 +1,214 @@
+"""What every storage does with bundles: keys, references, and checks. Subclasses only put and get bytes.
+
+Objects: `bundles/sha256/ab/<hex>/{bundle.tar,manifest.json}` and `launch/sha256/<hex>.json` below the location. They
+are named by what they hold and never change, so storing the same content again stores nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+from heliograph.config import config
+from heliograph.exceptions import InvalidArgumentError, StorageError
+from heliograph.storage.launch import LaunchSettings
+from heliograph.storage.manifest import BundleFormat, Manifest
+
+if TYPE_CHECKING:
+    from heliograph.storage.bundle import Bundle
+
+__all__ = ["BundleRef", "Storage"]
+
+_MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_SALT_KEY = "launch/salt"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRef:
+    """Where a bundle is and which bytes it must have: what the control plane keeps of it.
+
+    Attributes:
+        storage: Kind of storage, `local` or `s3`.
+        location: A folder, or `s3://bucket/prefix`. No credentials, no query.
+        digest: Of the manifest.
+        launch_digest: Of the launch settings beside it.
+        format: What is loaded.
+        python_version: `3.11.7`.
+        host: The host that has the files; empty means any.
+    """
+
+    storage: str
+    location: str
+    digest: str
+    launch_digest: str
+    format: BundleFormat = BundleFormat.SOURCE
+    python_version: str = ""
+    host: str = ""
+
+
+class Storage:
+    """Where a flow's bundles are: in the user's own infrastructure.
+
+    Args:
+        project_root: Folder that goes into the bundle; found from the flow's file when not given.
+        pickle: True to load a pickle of the flow instead of its file: for notebooks and flows that are built from data.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, *, project_root: str | os.PathLike[str] | None = None, pickle: bool = False) -> None:
+        self.project_root = Path(project_root).expanduser().absolute() if project_root is not None else None
+        self.pickle = pickle
+
+    # --- by subclasses -----------------------------------------------------------------------------------------------
+
+    @property
+    def location(self) -> str:
+        """Where the objects are, as a reference names it."""
+        raise StorageError(f"{type(self).__name__} has no location")
+
+    @property
+    def host(self) -> str:
+        """The host whose agents alone can fetch from here; empty means any."""
+        return ""
+
+    def ledger(self) -> Mapping[str, str]:
+        """Returns where ledgers go when a flow's result does not say: at home on the machine of the run."""
+        return {"kind": "local", "dir": ""}
+
+    def _put(self, key: str, data: bytes) -> bool:
+        """Stores an object unless it is there; returns True when this call stored it."""
+        raise StorageError(f"{type(self).__name__} cannot store {key} of {len(data)} bytes")
+
+    def _open(self, key: str) -> BinaryIO:
+        """Opens an object. Raises StorageError when it is not there."""
+        raise StorageError(f"{type(self).__name__} cannot fetch {key}")
+
+    # --- storing -----------------------------------------------------------------------------------------------------
+
+    def put_bundle(self, bundle: Bundle, launch: LaunchSettings | None = None) -> BundleRef:
+        """Stores a bundle and its launch settings. The same content again stores nothing.
+
+        Raises:
+            StorageError: If it cannot be stored. What was stored so far is complete or unreachable.
+        """
+        settings = (launch or LaunchSettings()).with_salt(self._salt())
+        manifest = bundle.manifest
+        folder = _bundle_key(manifest.digest)
+        # The manifest comes last: where there is one, there is an archive.
+        if not self._has(f"{folder}/manifest.json"):
+            self._put(f"{folder}/bundle.tar", bundle.archive())
+            self._put(f"{folder}/manifest.json", manifest.to_json())
+        self._put(_launch_key(settings.digest), settings.to_json())
+        return BundleRef(
+            storage=self.kind,
+            location=self.location,
+            digest=manifest.digest,
+            launch_digest=settings.digest,
+            format=manifest.format,
+            python_version=manifest.info.get("python", manifest.python),
+            host=self.host,
+        )
+
+    # --- fetching ----------------------------------------------------------------------------------------------------
+
+    def fetch_manifest(self, ref: BundleRef) -> Manifest:
+        """Returns the manifest, checked against the reference.
+
+        Raises:
+            StorageError: If it is not there or cannot be read.
+            BundleChangedError: If it is not the one that was registered.
+        """
+        data = self._read(f"{_bundle_key(ref.digest)}/manifest.json", _MAX_MANIFEST_BYTES)
+        return Manifest.from_json(data, ref.digest)
+
+    def fetch_launch(self, ref: BundleRef) -> LaunchSettings:
+        """Returns the launch settings, checked against the reference.
+
+        Raises:
+            StorageError: If they are not there or cannot be read.
+            BundleChangedError: If they are not those that were registered.
+        """
+        return LaunchSettings.from_json(
+            self._read(_launch_key(ref.launch_digest), _MAX_MANIFEST_BYTES), ref.launch_digest
+        )
+
+    def fetch(self, ref: BundleRef, cache_dir: str | os.PathLike[str]) -> Path:
+        """Returns a read-only folder with exactly the bundle's files, from the cache when it has them.
+
+        Every file is compared with the manifest, and the manifest with the reference, at every call. Safe to call from
+        several processes at once. `Manifest` of the folder: `heliograph.storage.cache.manifest_of(folder)`.
+
+        Raises:
+            StorageError: If the bundle is not there, too large, or cannot be written here.
+            BundleChangedError: If it is not what was registered.
+        """
+        from heliograph.storage.cache import fetch_into
+
+        return fetch_into(Path(cache_dir), ref.digest, lambda: self.fetch_manifest(ref), self._open_archive)
+
+    def _open_archive(self, manifest: Manifest) -> BinaryIO:
+        limit = config().storage.hard_limit_bytes
+        if manifest.size_bytes > limit:
+            raise StorageError(
+                f"the bundle of {manifest.flow} has {manifest.size_bytes} bytes; the limit here is {limit}",
+                hint="Raise the setting storage.hard_limit_bytes, or leave data files out of the bundle.",
+            )
+        return self._open(f"{_bundle_key(manifest.digest)}/bundle.tar")
+
+    def _read(self, key: str, limit: int) -> bytes:
+        with closing(self._open(key)) as stream:
+            data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise StorageError(f"{key} in {self.location} is larger than {limit} bytes")
+        return data
+
+    def _has(self, key: str) -> bool:
+        try:
+            self._open(key).close()
+        except ObjectMissingError:
+            return False
+        return True
+
+    def _salt(self) -> str:
+        """One random text per storage, made once: see `LaunchSettings.salt`."""
+        if not self._has(_SALT_KEY):
+            self._put(_SALT_KEY, secrets.token_hex(16).encode())
+        return self._read(_SALT_KEY, 1024).decode("ascii", "replace")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Storage) or type(self) is not type(other):
+            return False
+        return (self.location, self.project_root, self.pickle) == (other.location, other.project_root, other.pickle)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.location))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
+
+
+class ObjectMissingError(StorageError):
+    """The object is not there."""
+
+
+def _bundle_key(digest: str) -> str:
+    value = _hex(digest)
+    return f"bundles/sha256/{value[:2]}/{value}"
+
+
+def _launch_key(digest: str) -> str:
+    return f"launch/sha256/{_hex(digest)}.json"
+
+
+def _hex(digest: str) -> str:
+    """Returns the hex part, which becomes part of a path: nothing else is let through."""
+    kind, _, value = digest.partition(":")
+    if kind != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+        raise InvalidArgumentError(f"{digest!r} is no digest: sha256: and 64 hexadecimal digits are expected")
+    return value

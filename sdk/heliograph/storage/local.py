@@ -1,0 +1,79 @@
+"""Bundles in a folder of one host."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from heliograph.config import config, home
+from heliograph.exceptions import StorageError
+from heliograph.storage.base import ObjectMissingError, Storage
+from heliograph.utilities.files import write_atomically
+
+__all__ = ["Local"]
+
+
+class Local(Storage):
+    """Bundles in a folder. Only agents on `host` can run the flow, which matching, `runs why` and errors say.
+
+    Args:
+        directory: The folder; by default the setting `storage.dir`, then `$HELIOGRAPH_HOME/storage`.
+        project_root: Folder that goes into the bundle; found from the flow's file when not given.
+        pickle: True to load a pickle of the flow instead of its file.
+        host: Name of the host that has the folder; this host by default. Give an empty text when the folder is
+            mounted wherever agents run.
+    """
+
+    kind: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        project_root: str | os.PathLike[str] | None = None,
+        pickle: bool = False,
+        host: str | None = None,
+    ) -> None:
+        super().__init__(project_root=project_root, pickle=pickle)
+        folder = directory if directory is not None else config().storage.dir or home() / "storage"
+        self.directory = Path(folder).expanduser().absolute()
+        self._host = socket.gethostname() if host is None else host
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.directory)
+
+    @property
+    def host(self) -> str:
+        """The host that has the folder."""
+        return self._host
+
+    def _put(self, key: str, data: bytes) -> bool:
+        path = self.directory / key
+        if path.exists():
+            return False
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data, 0o600)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error}") from error
+        return True
+
+    def _open(self, key: str) -> BinaryIO:
+        path = self.directory / key
+        try:
+            return path.open("rb")
+        except FileNotFoundError as error:
+            here = socket.gethostname()
+            hint = (
+                f"The files are on host {self._host}, this is {here}: start an agent there, or use storage that both reach."
+                if self._host and self._host != here
+                else "Register the flow again, or give the agent the folder it was registered with."
+            )
+            raise ObjectMissingError(f"{path} is not there", hint=hint) from error
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error}") from error

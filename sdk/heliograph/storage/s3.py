@@ -1,0 +1,112 @@
+"""Bundles in an S3 bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
+
+from heliograph.exceptions import InvalidArgumentError, StorageError
+from heliograph.storage.base import ObjectMissingError, Storage
+from heliograph.utilities.s3 import error_code, is_missing, s3_client, s3_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["S3"]
+
+_PRESENT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+
+
+class S3(Storage):
+    """Bundles in a bucket.
+
+    Args:
+        bucket: Name of the bucket.
+        prefix: What all keys begin with.
+        client_options: Keyword arguments of `boto3.client`, such as `endpoint_url` and `region_name`. Agents
+            do not get them: they use `AWS_ENDPOINT_URL` or the setting `storage.s3_endpoint_url`. Keep credentials out.
+        upload_options: Passed to `put_object`.
+        project_root: Folder that goes into the bundle; found from the flow's file when not given.
+        pickle: True to load a pickle of the flow instead of its file.
+    """
+
+    kind: ClassVar[str] = "s3"
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "heliograph",
+        *,
+        client_options: Mapping[str, Any] | None = None,
+        upload_options: Mapping[str, Any] | None = None,
+        project_root: str | os.PathLike[str] | None = None,
+        pickle: bool = False,
+    ) -> None:
+        super().__init__(project_root=project_root, pickle=pickle)
+        if not bucket or set(bucket) & set("/?#@: "):
+            raise InvalidArgumentError(f"{bucket!r} is no name of a bucket")
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self.client_options = dict(client_options or {})
+        self.upload_options = dict(upload_options or {})
+        self._client: S3Client | None = None
+
+    @property
+    def location(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+    def ledger(self) -> Mapping[str, str]:
+        """Returns where ledgers go when a flow's result does not say: beside the bundles."""
+        told = {"kind": "s3", "bucket": self.bucket, "prefix": self.prefix}
+        for name in ("endpoint_url", "region_name"):
+            if name in self.client_options:
+                told[name] = str(self.client_options[name])
+        return told
+
+    @property
+    def client(self) -> S3Client:
+        """The client, made at first use and never pickled."""
+        if self._client is None:
+            self._client = s3_client(self.client_options)
+        return self._client
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _put(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        full = self._key(key)
+        with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be written"):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*", **self.upload_options)
+            except ClientError as error:
+                if error_code(error) in _PRESENT:
+                    return False
+                if error_code(error) != "NotImplemented":
+                    raise
+                # A server without conditional writes: the key is the content's digest, so a race writes the same bytes.
+                if self._has(key):
+                    return False
+                self.client.put_object(Bucket=self.bucket, Key=full, Body=data, **self.upload_options)
+        return True
+
+    def _open(self, key: str) -> BinaryIO:
+        from botocore.exceptions import ClientError
+
+        full = self._key(key)
+        with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be read"):
+            try:
+                body = self.client.get_object(Bucket=self.bucket, Key=full)["Body"]
+            except ClientError as error:
+                if is_missing(error):
+                    raise ObjectMissingError(
+                        f"s3://{self.bucket}/{full} is not there", hint="Register the flow again."
+                    ) from error
+                raise
+        return cast("BinaryIO", body)
