@@ -1,0 +1,97 @@
+"""What is checked before any user code runs: launch settings, bundle, Python, requirements.
+
+Runs in the supervisor, where the flow will run. What was fetched once is taken from the agent's cache by its digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Storage, from_reference
+from heliograph.storage.cache import manifest_of
+from heliograph.storage.load import preflight
+from heliograph.utilities.files import write_atomically
+from heliograph_agents.launchers.local.run_directory import LaunchRecord
+
+_STRICTNESS = ("local", "redacted", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A checked bundle and what its run needs.
+
+    Attributes:
+        bundle: Folder with exactly the files of the bundle.
+        settings: The launch settings.
+        failure_text: What of a failure's text may cross: the stricter of the flow's wish and the agent's limit.
+        log_mode: The same for log lines.
+    """
+
+    bundle: Path
+    settings: LaunchSettings
+    failure_text: str
+    log_mode: str
+
+    def message(self) -> dict[str, Any]:
+        """Returns what the flow process is told."""
+        return {
+            "bundle": str(self.bundle),
+            "env": dict(self.settings.env),
+            "working_dir": self.settings.working_dir,
+            "ledger": dict(self.settings.ledger),
+            "failure_text": self.failure_text,
+            "log_mode": self.log_mode,
+        }
+
+
+def prepare(record: LaunchRecord) -> Ready:
+    """Fetches and checks the bundle of an attempt.
+
+    Raises:
+        StorageError: Its class says what is wrong, its message what the bundle has and what is here.
+    """
+    spec, agent = record.spec.bundle, record.settings
+    ref = BundleRef(
+        storage=spec.storage,
+        location=spec.location,
+        digest=spec.digest,
+        launch_digest=spec.launch_digest,
+        format=BundleFormat.PICKLE if spec.pickled else BundleFormat.SOURCE,
+        python_version=spec.python_version,
+        host=spec.host,
+    )
+    cache = Path(agent.cache)
+    storage = from_reference(spec.storage, spec.location, host=spec.host)
+    settings = _launch_settings(storage, ref, cache)
+    folder = storage.fetch(ref, cache)
+    preflight(manifest_of(folder))
+    return Ready(
+        folder,
+        settings,
+        failure_text=_stricter(settings.failure_text, agent.failure_text),
+        log_mode=_stricter(settings.log_mode, agent.log_mode),
+    )
+
+
+def _launch_settings(storage: Storage, ref: BundleRef, cache: Path) -> LaunchSettings:
+    path = cache / "launch" / f"{ref.launch_digest.partition(':')[2]}.json"
+    with contextlib.suppress(OSError):
+        return LaunchSettings.from_json(path.read_bytes(), ref.launch_digest)
+    settings = storage.fetch_launch(ref)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to refuse the run
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, settings.to_json(), 0o600)
+    return settings
+
+
+def _stricter(wish: str, limit: str) -> str:
+    """Returns the mode that tells less: an agent's setting is a limit, a flow may only ask for less.
+
+    For log lines `local` tells less than `redacted` and that less than `full`, as for texts of failures.
+    """
+    if not wish:
+        return limit
+    return min(wish, limit, key=_STRICTNESS.index)

@@ -1,0 +1,216 @@
+"""The interface of launchers: how an agent starts, watches and stops the infrastructure of one attempt of a run.
+
+A launcher decides nothing about runs: it carries out what the tracker asks for, and says what the infrastructure says.
+All methods but `plan` may block on the outside world and are therefore coroutines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from heliograph.engine.codes import FailureCode
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSpec:
+    """Where the flow's bundle is and which bytes it must have: `BundleReference` of the API."""
+
+    storage: str
+    location: str
+    digest: str
+    launch_digest: str
+    pickled: bool
+    python_version: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One attempt of a run, as its supervisor needs to know it. Holds parameters, so it stays on this side.
+
+    Attributes:
+        flow_run: `projects/{project}/flowRuns/{id}`.
+        flow_version: `projects/{project}/flows/{flow}/versions/{n}`.
+        run_name: Name for people.
+        epoch: Fencing number.
+        attempt: Number of the attempt, from 1.
+        parameters_json: A JSON object.
+        bundle: The flow's bundle.
+        graph_hash: Expected hash of the loaded graph.
+        task_count: Number of tasks in the registered graph.
+        scheduled_time_micros: When the run was due, µs since the epoch; 0 when unknown.
+        labels: Labels of the run.
+    """
+
+    flow_run: str
+    flow_version: str
+    run_name: str
+    epoch: int
+    attempt: int
+    parameters_json: str
+    bundle: BundleSpec
+    graph_hash: str
+    task_count: int
+    scheduled_time_micros: int
+    labels: tuple[str, ...] = ()
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.flow_run.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What came with an accepted lease.
+
+    Attributes:
+        run_token: Bound to the run and its epoch; never printed.
+        incarnation: Identity of the control plane's store.
+        renew_every_seconds: How often to renew the lease.
+    """
+
+    run_token: str = field(repr=False)
+    incarnation: str
+    renew_every_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Infrastructure of one attempt. (flow run, epoch) names it.
+
+    Attributes:
+        flow_run: `projects/{project}/flowRuns/{id}`.
+        epoch: Fencing number of the attempt.
+        infrastructure: The launcher's own name for it: a folder, a container id, an ARN.
+    """
+
+    flow_run: str
+    epoch: int
+    infrastructure: str
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.flow_run.rpartition("/")[2]
+
+
+class ExitKind(Enum):
+    """How the infrastructure of an attempt ended."""
+
+    FINISHED = "finished"
+    """The supervisor ended in order; what it had to say was acknowledged."""
+    UNSHIPPED = "unshipped"
+    """The supervisor ended in order, but could not ship everything: the agent does."""
+    DIED = "died"
+    """It is gone without having ended in order."""
+    NEVER_STARTED = "never started"
+    """It was planned, and nothing of it exists."""
+    LEASE_LOST = "lease lost"
+    """It stopped itself because its lease belongs to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfraExit:
+    """The end of an attempt's infrastructure, for good.
+
+    Attributes:
+        kind: How it ended.
+        reason: What to report; None when it ended well or said so itself.
+        exit_code: Exit code of the flow process, when it exited.
+        signal: Signal that killed the flow process, when one did.
+        hint: A sentence for the agent's log.
+        time_micros: When it ended, µs since the epoch.
+    """
+
+    kind: ExitKind
+    reason: FailureCode | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    hint: str = ""
+    time_micros: int = 0
+
+
+class Liveness(Enum):
+    """What is there of an attempt that has not ended."""
+
+    STARTING = "starting"
+    """It was started, and has not reached the control plane yet: the agent renews its lease."""
+    CONNECTED = "connected"
+    """Its supervisor renews the lease itself."""
+
+
+class LaunchError(Exception):
+    """The infrastructure could not be started, and nothing of it is left.
+
+    Args:
+        message: What happened, for the agent's log.
+        failure: Set when trying again is of no use: the run crashes with it.
+    """
+
+    def __init__(self, message: str, failure: FailureCode | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class Plan(Protocol):
+    """What a launcher will start: made without looking at the outside world, so that tests can compare it."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """The attempt."""
+
+
+class Launcher(Protocol):
+    """Starts, watches and stops attempts on one kind of infrastructure."""
+
+    @property
+    def kind(self) -> str:
+        """`local`, `docker`, `ecs` or `kubernetes`."""
+
+    def plan(self, spec: RunSpec) -> Plan:
+        """Decides what would be started. Pure.
+
+        Raises:
+            LaunchError: The run cannot be launched here.
+        """
+
+    async def open(self, ended: Callable[[Handle], None]) -> None:
+        """Prepares. `ended` is called, as a hint only, when an attempt may have ended."""
+
+    async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
+        """Starts the attempt. Idempotent: the same run and epoch is never started twice.
+
+        Raises:
+            LaunchError: It was not started.
+        """
+
+    async def inspect(self, handle: Handle) -> Liveness | InfraExit:
+        """Says what is there. An `InfraExit` is proof: nothing of the attempt lives."""
+
+    async def stop(self, handle: Handle, *, abandon: bool) -> None:
+        """Asks the attempt to stop, with its grace period. Returns at once; may be called again.
+
+        Args:
+            handle: The attempt.
+            abandon: True when its lease is lost: kill, and report nothing.
+        """
+
+    async def list(self) -> list[Handle]:
+        """Returns all attempts of this agent that have not been forgotten, dead ones included."""
+
+    async def outbox(self, handle: Handle) -> Path | None:
+        """Returns the folder with the dead attempt's events, when this launcher can reach it."""
+
+    async def forget(self, handle: Handle) -> None:
+        """The attempt's end is reported: `list` no longer returns it. Its files may stay for a while."""
+
+    async def cleanup(self) -> None:
+        """Removes what is old or too much of what was forgotten."""
+
+    async def close(self) -> None:
+        """Lets go of everything. Attempts go on."""

@@ -1,0 +1,1 @@
+"""Launchers: one package for each kind of infrastructure."""

@@ -1,0 +1,55 @@
+"""The flow process's standard output and error, in a file of limited size, and on the agent's own output if wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+CAP_BYTES = 16 * 1024 * 1024
+"""Most bytes kept: when the file has half of it, it becomes `output.log.1`, and a new one is started."""
+
+
+class OutputFile:
+    """Appends what the flow writes. Never raises: a full disk must not stop a flow that only wants to print.
+
+    Args:
+        path: The file; the older half is beside it with `.1` added.
+        echo: True to repeat everything on this process's standard output.
+        cap_bytes: Most bytes kept in both files.
+    """
+
+    def __init__(self, path: Path, *, echo: bool, cap_bytes: int = CAP_BYTES) -> None:
+        self._path, self._echo, self._half_bytes = path, echo, cap_bytes // 2
+        self._descriptor = -1
+        self._size = 0
+        self._open()
+
+    def write(self, data: bytes) -> None:
+        """Appends."""
+        if self._echo:
+            try:
+                os.write(1, data)
+            except OSError:  # the agent that listened is gone
+                self._echo = False
+        if self._size >= self._half_bytes:
+            with contextlib.suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+            self.close()
+            self._open()
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self._size += os.write(self._descriptor, data)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _open(self) -> None:
+        self._size = 0
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o600)
+            self._size = os.fstat(self._descriptor).st_size

@@ -1,0 +1,517 @@
+"""Ships the outbox: the supervisor's two pumps, states and logs, each a thread with its own lane and its own pace.
+
+States: one batch at a time on a stream; the next gathers while the acknowledgement is under way. Where streams do not
+pass, the unary twin is used. Logs: unary, and only while no states wait. Neither ever gives up on a control plane that
+is away: it tries again with jitter, the channel is rebuilt, and everything goes out in order with its own times.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heliograph.api.v1 import log_service_pb2, run_reporting_service_pb2
+from heliograph.api.v1.agent_service_pb2 import Command
+from heliograph.engine.codes import StateCode
+from heliograph.exceptions import (
+    HeliographError,
+    InvalidArgumentError,
+    LeaseLostError,
+    NotFoundError,
+    PermissionDeniedError,
+    SequenceGapError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from heliograph.reporting.batches import (
+    MAX_ENTRY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_RECORDS,
+    event_batch,
+    log_request,
+    with_dropped_before,
+)
+from heliograph.reporting.lanes import LOGS, STATES, Chunk, LaneReader
+
+if TYPE_CHECKING:
+    import grpc
+
+STREAM_METHOD = "/heliograph.api.v1.RunReportingService/StreamRunEvents"
+UNARY_METHOD = "/heliograph.api.v1.RunReportingService/ReportRunEvents"
+LOG_METHOD = "/heliograph.api.v1.LogService/WriteLogEntries"
+
+ACK_SECONDS = 20.0
+"""How long an acknowledgement may take before the connection is taken for dead."""
+
+STREAM_SECONDS = 3600.0
+"""Deadline of one stream; another follows."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
+REBUILD_AFTER = 5
+"""Failures in a row after which the channel is made anew."""
+
+REFUSALS = 5
+"""Refusals of the token in a row that are final once the flow has ended."""
+
+LOGS_FIRST_SECONDS = 3.0
+"""How long the final state waits for the log lines before it."""
+
+LOGS_WAIT_SECONDS = 0.1
+"""How long log lines wait for states."""
+
+FLOW_RUN_TAG = 0x12
+"""First byte of a `RunEvent` that tells of the flow run: field 2, length-delimited."""
+
+_log = logging.getLogger("heliograph.supervisor")
+
+
+class Verdict(Enum):
+    """Why a pump ended."""
+
+    DONE = "all was acknowledged"
+    LEASE_LOST = "the lease belongs to another"
+    REFUSED = "the control plane refuses the token"
+    STOPPED = "told to stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who ships: (run, epoch)."""
+
+    flow_run: str
+    epoch: int
+
+
+class Link:
+    """The channel to the control plane, made anew after failures. Shared by the pumps."""
+
+    def __init__(self, connect: Callable[[], grpc.Channel]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._failures = 0
+        self._said_down = False
+
+    def channel(self) -> grpc.Channel:
+        """Returns the channel."""
+        with self._lock:
+            if self._channel is None:
+                self._channel = self._connect()
+            return self._channel
+
+    def failed(self, why: str) -> None:
+        """Notes a failure; says so when the link goes down."""
+        with self._lock:
+            self._failures += 1
+            if not self._said_down:
+                self._said_down = True
+                _log.warning("control plane away: %s; the run goes on, its states are kept here", why)
+            if self._failures % REBUILD_AFTER == 0 and self._channel is not None:
+                self._channel.close()
+                self._channel = None
+
+    def answered(self) -> None:
+        """Notes an answer; says so when the link comes back."""
+        if not self._failures:
+            return
+        with self._lock:
+            self._failures = 0
+            if self._said_down:
+                self._said_down = False
+                _log.warning("control plane is back")
+
+    def close(self) -> None:
+        """Closes the channel."""
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = None
+
+
+class _Pump(threading.Thread):
+    """What both pumps share: waking, pausing with jitter, ending."""
+
+    def __init__(self, name: str, link: Link) -> None:
+        super().__init__(name=name, daemon=True)
+        self.verdict: Verdict | None = None
+        self._link = link
+        self._wake = threading.Event()
+        self._no_more = False
+        self._stopped = False
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._refusals = 0
+
+    def poke(self) -> None:
+        """Says that there may be something new."""
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Nothing more will be written: end when all that is there was acknowledged."""
+        self._no_more = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End now."""
+        self._stopped = True
+        self._wake.set()
+
+    def _wait(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _back_off(self) -> None:
+        """Pauses after a failure, longer each time. New events do not shorten it; `stop` does."""
+        limit = time.monotonic() + self._pause_seconds * random.uniform(0.5, 1.0)
+        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2)
+        while not self._stopped and (left := limit - time.monotonic()) > 0:
+            self._wait(left)
+
+    def _answered(self) -> None:
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._refusals = 0
+        self._link.answered()
+
+    def _judge(self, error: HeliographError) -> Verdict | None:
+        """Returns the verdict that an answer means for any pump, or None to try again."""
+        if isinstance(error, LeaseLostError):
+            return Verdict.LEASE_LOST
+        if isinstance(error, (UnauthenticatedError, PermissionDeniedError, NotFoundError)):
+            self._refusals += 1
+            if self._refusals == REFUSALS:
+                _log.error("the control plane refuses this run's token: %s", error)
+            if self._refusals >= REFUSALS and self._no_more:
+                return Verdict.REFUSED  # the agent ships the rest with its own token
+        return None
+
+
+class _Stream:
+    """One `StreamRunEvents` call: a batch up, its acknowledgement down."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        method: Any = channel.stream_stream(
+            STREAM_METHOD,
+            request_serializer=None,
+            response_deserializer=run_reporting_service_pb2.RunEventAck.FromString,
+        )
+        self._call = method(_until_none(self._requests), timeout=STREAM_SECONDS)
+
+    def send(self, batch: bytes) -> run_reporting_service_pb2.RunEventAck:
+        self._requests.put(batch)
+        ack = next(self._call, None)
+        if ack is None:
+            raise UnavailableError("the control plane ended the stream")
+        assert isinstance(ack, run_reporting_service_pb2.RunEventAck)
+        return ack
+
+    def close(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()
+
+
+class _Unary:
+    """The same by `ReportRunEvents`, for networks that let no stream pass."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._method: Any = channel.unary_unary(
+            UNARY_METHOD,
+            request_serializer=None,
+            response_deserializer=run_reporting_service_pb2.RunEventAck.FromString,
+        )
+
+    def send(self, batch: bytes) -> run_reporting_service_pb2.RunEventAck:
+        ack = self._method(batch, timeout=ACK_SECONDS)
+        assert isinstance(ack, run_reporting_service_pb2.RunEventAck)
+        return ack
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class StatePump(_Pump):
+    """Ships run events, renews the lease, and brings commands back.
+
+    The flow's final state waits until the log lines before it are shipped, at most `LOGS_FIRST_SECONDS`: whoever sees
+    the end has seen the lines.
+
+    Args:
+        link: The channel.
+        folder: The outbox.
+        writer: Who ships.
+        incarnation: The store that the run was leased from.
+        renew_every_seconds: The longest silence.
+        on_contact: Called once, when the control plane has answered first.
+        on_command: Called with each `Command` that is not UNSPECIFIED.
+        on_end: Called when the pump has ended, with `verdict` set.
+        drain_logs: Waits until log lines are shipped, at most the given seconds.
+
+    Attributes:
+        acked: Sequence up to which all events are committed.
+        idle: Set while nothing waits to be shipped.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        folder: Path,
+        writer: Writer,
+        *,
+        incarnation: str,
+        renew_every_seconds: float,
+        on_contact: Callable[[], None],
+        on_command: Callable[[int], None],
+        on_end: Callable[[], None],
+        drain_logs: Callable[[float], None],
+    ) -> None:
+        super().__init__("heliograph-states", link)
+        self.acked = 0
+        self.idle = threading.Event()
+        self._reader = LaneReader(folder, STATES)
+        self._writer = writer
+        self._incarnation = incarnation
+        self._renew_every_seconds = renew_every_seconds
+        self._on_contact: Callable[[], None] | None = on_contact
+        self._on_command, self._on_end, self._drain_logs = on_command, on_end, drain_logs
+        self._unary = False
+        self._hole_from = 0
+        self._exchange: _Stream | _Unary | None = None
+        self._sent_at = 0.0
+
+    def run(self) -> None:
+        """Ships until there is a verdict."""
+        try:
+            while self.verdict is None:
+                self._session()
+        finally:
+            if self.verdict is None:
+                self.verdict = Verdict.STOPPED
+            self._reader.close()
+            self.idle.set()
+            self._on_end()
+
+    def check(self) -> None:
+        """Ends an exchange whose acknowledgement is overdue: a half-open connection never fails by itself."""
+        exchange, sent_at = self._exchange, self._sent_at
+        if exchange is not None and sent_at and time.monotonic() - sent_at > ACK_SECONDS:
+            exchange.close()
+
+    def stop(self) -> None:
+        """Ends now, an exchange under way included."""
+        super().stop()
+        if self._exchange is not None:
+            self._exchange.close()
+
+    def _session(self) -> None:
+        import grpc
+
+        from heliograph.client.errors import to_error
+
+        try:
+            self._exchange = (_Unary if self._unary else _Stream)(self._link.channel())
+            self._talk(self._exchange)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED and not self._unary:
+                self._unary = True
+            else:
+                self._failed(to_error(error))
+        except HeliographError as error:
+            self._failed(error)
+        finally:
+            self._sent_at = 0.0
+            if self._exchange is not None:
+                self._exchange.close()
+                self._exchange = None
+
+    def _failed(self, error: HeliographError) -> None:
+        if self._stopped:
+            self.verdict = Verdict.STOPPED
+            return
+        if isinstance(error, SequenceGapError):
+            self._rewind(int(error.metadata.get("expected_sequence", "0")) or self.acked + 1)
+        else:
+            self.verdict = self._judge(error)
+            self._rewind(self.acked + 1)
+            self._link.failed(str(error))
+        if self.verdict is None:
+            self._back_off()
+
+    def _talk(self, exchange: _Stream | _Unary) -> None:
+        """Sends batches and takes acknowledgements until nothing is left, or the exchange breaks."""
+        say_something = True
+        limit = time.monotonic() + STREAM_SECONDS - 2 * ACK_SECONDS
+        while time.monotonic() < limit and not self._stopped:
+            no_more = self._no_more
+            chunk = self._reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
+            if chunk.payloads or say_something:
+                self.idle.clear()
+                say_something = self._ship(exchange, chunk)
+                continue
+            self.idle.set()
+            if no_more:
+                self.verdict = Verdict.DONE
+                return
+            say_something = not self._wake.wait(self._renew_every_seconds)  # a silence: renew the lease
+            self._wake.clear()
+        if self._stopped:
+            self.verdict = Verdict.STOPPED
+
+    def _ship(self, exchange: _Stream | _Unary, chunk: Chunk) -> bool:
+        """Ships a chunk. Returns True when another batch should follow in any case."""
+        payloads = chunk.payloads
+        if payloads and final_state(payloads[-1]) is not None:
+            if len(payloads) > 1:
+                before = Chunk(chunk.first_sequence, payloads[:-1], chunk.missing)
+                if self._send(exchange, before):
+                    return True
+                chunk = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:], 0)
+            self.idle.set()  # logs first, for once
+            self._drain_logs(LOGS_FIRST_SECONDS)
+            self.idle.clear()
+        return self._send(exchange, chunk)
+
+    def _send(self, exchange: _Stream | _Unary, chunk: Chunk) -> bool:
+        rest = run_reporting_service_pb2.RunEventBatch(
+            flow_run=self._writer.flow_run,
+            epoch=self._writer.epoch,
+            first_sequence=chunk.first_sequence,
+            incarnation=self._incarnation,
+            hole_from_sequence=self._hole_from,
+        )
+        self._sent_at = time.monotonic()
+        ack = exchange.send(event_batch(rest.SerializeToString(), chunk.payloads))
+        self._sent_at = 0.0
+        self._answered()
+        if self._on_contact is not None:
+            self._on_contact()
+            self._on_contact = None
+        restored = bool(self._incarnation) and ack.incarnation != self._incarnation
+        self._incarnation = ack.incarnation
+        self.acked = ack.acked_sequence
+        self._hole_from = 0
+        sent = chunk.first_sequence + len(chunk.payloads) - 1
+        if restored:
+            _log.warning("the control plane was restored: it has events up to %d of %d", ack.acked_sequence, sent)
+        if ack.acked_sequence < sent or restored:
+            self._rewind(ack.acked_sequence + 1)
+        elif chunk.payloads:
+            self._reader.trim(ack.acked_sequence)
+        if ack.command != Command.COMMAND_UNSPECIFIED:
+            self._on_command(ack.command)
+        return self._hole_from > 0 or self._reader.next_sequence != sent + 1
+
+    def _rewind(self, sequence: int) -> None:
+        """Goes on from `sequence`; where that is gone, says that there is a hole."""
+        found = self._reader.seek(sequence)
+        self._hole_from = sequence if found > sequence else 0
+
+
+class LogPump(_Pump):
+    """Ships log lines: behind states, and at least every `LOGS_WAIT_SECONDS` beside them.
+
+    Args:
+        link: The channel.
+        folder: The outbox.
+        writer: Who ships.
+        on_end: Called when the pump has ended, with `verdict` set.
+    """
+
+    def __init__(self, link: Link, folder: Path, writer: Writer, on_end: Callable[[], None]) -> None:
+        super().__init__("heliograph-logs", link)
+        self._reader = LaneReader(folder, LOGS)
+        self._rest = log_service_pb2.WriteLogEntriesRequest(
+            flow_run=writer.flow_run, epoch=writer.epoch
+        ).SerializeToString()
+        self._on_end = on_end
+        self._waiting: list[threading.Event] = []
+        self.states_idle: threading.Event | None = None
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Waits until all lines that are on disk now are shipped."""
+        drained = threading.Event()
+        self._waiting.append(drained)
+        self._wake.set()
+        if self.is_alive():
+            drained.wait(timeout_seconds)
+
+    def run(self) -> None:
+        """Ships until there is a verdict."""
+        try:
+            while self.verdict is None and not self._stopped:
+                self._turn()
+        finally:
+            if self.verdict is None:
+                self.verdict = Verdict.STOPPED
+            self._reader.close()
+            for drained in self._waiting:
+                drained.set()
+            self._on_end()
+
+    def _turn(self) -> None:
+        no_more = self._no_more
+        waiting, self._waiting = self._waiting, []
+        if self.states_idle is not None and not waiting:
+            self.states_idle.wait(LOGS_WAIT_SECONDS)
+        chunk = self._reader.read(MAX_RECORDS, MAX_ENTRY_BYTES)
+        if chunk.payloads:
+            self._waiting = waiting + self._waiting
+            self._ship(chunk)
+            return
+        for drained in waiting:
+            drained.set()
+        if no_more:
+            self.verdict = Verdict.DONE
+        elif not self._waiting:
+            self._wake.wait()
+            self._wake.clear()
+
+    def _ship(self, chunk: Chunk) -> None:
+        import grpc
+
+        from heliograph.client.errors import to_error
+
+        payloads = chunk.payloads
+        if chunk.missing:
+            payloads = [with_dropped_before(payloads[0], chunk.missing), *payloads[1:]]
+        call: Any = self._link.channel().unary_unary(
+            LOG_METHOD,
+            request_serializer=None,
+            response_deserializer=log_service_pb2.WriteLogEntriesResponse.FromString,
+        )
+        try:
+            call(log_request(self._rest, payloads), timeout=ACK_SECONDS)
+        except grpc.RpcError as error:
+            known = to_error(error)
+            self.verdict = self._judge(known)
+            if self.verdict is not None or self._stopped:
+                return
+            if isinstance(known, InvalidArgumentError):
+                # The lines themselves were refused: they would be refused again, and must not hold up the others.
+                _log.warning("%d log lines were refused: %s", len(payloads), known)
+                return
+            self._link.failed(str(known))
+            self._reader.seek(chunk.first_sequence)
+            self._back_off()
+        else:
+            self._answered()
+            self._reader.trim(chunk.first_sequence + len(payloads) - 1)
+
+
+def final_state(payload: bytes) -> StateCode | None:
+    """Returns the flow run's finished state that a serialized `RunEvent` tells of, or None for any other event."""
+    if payload[0] != FLOW_RUN_TAG:
+        return None
+    state = StateCode(run_reporting_service_pb2.RunEvent.FromString(payload).flow_run.state)
+    return state if state.is_finished else None
+
+
+def _until_none(requests: queue.SimpleQueue[bytes | None]) -> Iterator[bytes]:
+    while (request := requests.get()) is not None:
+        yield request

@@ -1,0 +1,466 @@
+"""The supervisor: one small process beside each flow process. It owns the channel, the lease, the outbox and the end.
+
+Order of a run:
+
+1. `start`: takes the run directory's lock, becomes a subreaper, starts the flow process. No channel is open yet.
+2. `_Supervisor.run`: opens the channel (first contact), checks the bundle, sends `go`, then waits on events alone.
+3. The pumps (`shipping`) ship while the flow runs; commands come back to the loop here.
+4. The flow process ended: what is left of its tree is killed, a missing final state is added, everything is shipped.
+5. `exit.json` says how it ended; the agent reports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from heliograph.api.v1.agent_service_pb2 import Command
+from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.engine.sink import FailureInfo
+from heliograph.exceptions import StorageError
+from heliograph.reporting.events import flow_event
+from heliograph.reporting.lanes import STATES, LaneReader, LaneWriter
+from heliograph_agents import flow_process, processes
+from heliograph_agents.bundles import Ready, prepare
+from heliograph_agents.control import ControlSocket
+from heliograph_agents.launchers.local.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
+from heliograph_agents.output import OutputFile
+from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer, final_state
+
+if TYPE_CHECKING:
+    import grpc
+
+_log = logging.getLogger("heliograph.supervisor")
+
+CHECK_SECONDS = 5.0
+"""How often overdue acknowledgements are looked at; everything else is an event."""
+
+AFTER_DONE_SECONDS = 10.0
+"""How long a flow process may take to exit after its final state."""
+
+
+def start(directory: RunDirectory, *, fork: bool) -> int:
+    """Supervises one attempt to its end. Called in a process of its own. Returns its exit code."""
+    lock = directory.lock()
+    if lock is None or directory.exit() is not None:
+        return 0  # launched twice: the other one does the work
+    os.set_inheritable(lock, False)
+    _log_to(directory.path / "supervisor.log")
+    try:
+        record = directory.launch_record()
+        processes.set_child_subreaper()
+        supervisor = _Supervisor(directory, record)
+        supervisor.start_flow_process(fork=fork)
+        supervisor.run()
+    except Exception:  # the boundary of this process: the agent reports a supervisor that ended without exit.json
+        _log.exception("the supervisor failed")
+        processes.kill_descendants()
+        return 1
+    return 0
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _log.handlers[:] = [handler]
+    _log.propagate = False
+    _log.setLevel(logging.INFO)
+
+
+class _Supervisor:
+    """The loop of one attempt. Only the main thread touches the state; other threads put events in a queue."""
+
+    def __init__(self, directory: RunDirectory, record: LaunchRecord) -> None:
+        self._directory, self._record = directory, record
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_writer.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._flow_pid = 0
+        self._flow_status: int | None = None
+        self._done: StateCode | None = None
+        self._cancelled = False
+        self._abandoned = False
+        self._refusal: StorageError | None = None
+        self._failure: FailureInfo | None = None
+        self._memory_kills = processes.memory_kills()
+        self._deadline: tuple[float, Callable[[], None]] | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._pumps_ended = 0
+
+    # --- starting -----------------------------------------------------------------------------------------------
+
+    def start_flow_process(self, *, fork: bool) -> None:
+        """Starts the flow process. It waits for `go`. Must come before the channel is opened."""
+        ours, theirs = socket.socketpair()
+        poke_reader, poke_writer = os.pipe()
+        output_reader, output_writer = os.pipe()
+        os.set_blocking(poke_reader, False)
+        os.set_blocking(poke_writer, False)
+        os.set_blocking(output_reader, False)
+        if fork:
+            parent = os.getpid()
+            self._flow_pid = os.fork()
+            if self._flow_pid == 0:
+                for unused in (ours.fileno(), poke_reader, output_reader):
+                    os.close(unused)
+                _become_flow_process(parent, output_writer)
+                flow_process.run(self._directory, self._record, ControlSocket(theirs), poke_writer)
+        else:
+            self._flow_pid = self._spawn_flow_process(theirs, poke_writer, output_writer)
+        theirs.close()
+        os.close(poke_writer)
+        os.close(output_writer)
+        self._control = ControlSocket(ours)
+        self._poke_reader, self._output_reader = poke_reader, output_reader
+        self._directory.write_processes(
+            ProcessRecord(
+                boot_id=processes.boot_id(),
+                supervisor_pid=os.getpid(),
+                supervisor_start=processes.start_time(os.getpid()),
+                flow_pid=self._flow_pid,
+                flow_start=processes.start_time(self._flow_pid),
+            )
+        )
+
+    def _spawn_flow_process(self, control: socket.socket, poke: int, output: int) -> int:
+        arguments = [str(self._directory.path), str(control.fileno()), str(poke)]
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "heliograph_agents.flow_process", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(control.fileno(), poke),
+            start_new_session=True,
+        )
+        return self._popen.pid
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Runs to the end of the attempt, `exit.json` written."""
+        record, directory = self._record, self._directory
+        self._output = OutputFile(directory.output_file, echo=record.settings.show_output)
+        self._open_pumps()
+        signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
+        signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        self._wake_reader.setblocking(False)
+        for descriptor, action in (
+            (self._wake_reader.fileno(), self._on_wake),
+            (self._control.fileno(), self._on_control),
+            (self._poke_reader, self._on_poke),
+            (self._output_reader, self._on_output),
+        ):
+            self._selector.register(descriptor, selectors.EVENT_READ, action)
+        threading.Thread(target=self._prepare, name="heliograph-prepare", daemon=True).start()
+        self._on_child()
+        while self._flow_status is None:
+            self._turn()
+        self._flow_ended()
+        while self._pumps_ended < 2:
+            self._turn()
+        self._finish()
+
+    def _turn(self) -> None:
+        timeout = CHECK_SECONDS
+        if self._deadline is not None:
+            timeout = min(timeout, max(0.0, self._deadline[0] - time.monotonic()))
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        while not self._events.empty():
+            self._events.get()()
+        if self._deadline is not None and time.monotonic() >= self._deadline[0]:
+            action = self._deadline[1]
+            self._deadline = None
+            action()
+        self._states.check()
+
+    def _post(self, action: Callable[[], None]) -> None:
+        """Has the loop do something. From any thread, and from signal handlers."""
+        self._events.put(action)
+        with contextlib.suppress(OSError):  # full: the loop will wake anyway
+            self._wake_writer.send(b"\0")
+
+    def _on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(4096)
+        self._on_child()
+
+    def _on_child(self) -> None:
+        """Reaps: the flow process, and orphans that became children of this subreaper."""
+        for pid, status in processes.reap().items():
+            if pid == self._flow_pid and self._flow_status is None:
+                self._flow_status = status
+
+    def _on_control(self) -> None:
+        messages = self._control.receive()
+        if messages is None:
+            self._selector.unregister(self._control.fileno())
+            return
+        for message in messages:
+            if "done" in message:
+                self._done = StateCode(message["done"])
+                self._set_deadline(AFTER_DONE_SECONDS, self._kill)
+
+    def _on_poke(self) -> None:
+        try:
+            data = os.read(self._poke_reader, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(self._poke_reader)
+        self._states.poke()
+        self._logs.poke()
+
+    def _on_output(self) -> None:
+        try:
+            data = os.read(self._output_reader, 65536)
+        except BlockingIOError:
+            return
+        if data:
+            self._output.write(data)
+        else:
+            self._selector.unregister(self._output_reader)
+
+    # --- what is asked for --------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Fetches and checks the bundle, on a thread of its own: it may take minutes, and a cancel must not wait."""
+        try:
+            ready = prepare(self._record)
+        except StorageError as error:
+            self._post(lambda: self._refuse(error))
+        except Exception as error:  # the boundary to storage SDKs, which raise what they like
+            _log.exception("the bundle cannot be prepared")
+            refusal = StorageError(f"{type(error).__name__}: {error}")
+            self._post(lambda: self._refuse(refusal))
+        else:
+            self._send_go(ready)
+
+    def _send_go(self, ready: Ready) -> None:
+        self._control.send({"go": ready.message()})
+
+    def _refuse(self, error: StorageError) -> None:
+        """No user code runs: the flow process, which still waits, is ended."""
+        _log.error("refused: %s", error)
+        self._output.write(f"heliograph: {error}\n{error.hint}\n".encode())
+        self._refusal = error
+        self._kill()
+
+    def _command(self, command: int) -> None:
+        if command == Command.COMMAND_CANCEL:
+            self._post(self._cancel)
+        elif command in (Command.COMMAND_ABANDON, Command.COMMAND_FORGET):
+            self._post(self._abandon)
+
+    def _cancel(self) -> None:
+        """Asks; after the grace period SIGTERM; after half of it again, SIGKILL to the whole tree."""
+        if self._cancelled or self._flow_status is not None:
+            return
+        _log.info("cancelling")
+        self._cancelled = True
+        self._control.send({"cancel": "cancelled on request"})
+        self._set_deadline(self._record.settings.grace_seconds, self._terminate)
+
+    def _terminate(self) -> None:
+        tree = [*processes.descendants(os.getpid()), self._flow_pid]
+        processes.signal_group(self._flow_pid, signal.SIGTERM)
+        processes.signal_all(tree, signal.SIGTERM)
+        processes.signal_all(tree, signal.SIGCONT)
+        self._set_deadline(self._record.settings.grace_seconds / 2, self._kill)
+
+    def _abandon(self) -> None:
+        """The lease belongs to another: stop at once, and say nothing more."""
+        if self._abandoned:
+            return
+        _log.warning("the lease of this run is lost: it is stopped here")
+        self._abandoned = True
+        self._states.stop()
+        self._logs.stop()
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._flow_status is None:
+            processes.signal_group(self._flow_pid, signal.SIGKILL)
+            processes.signal_all([self._flow_pid], signal.SIGKILL)
+
+    def _set_deadline(self, seconds: float, action: Callable[[], None]) -> None:
+        self._deadline = (time.monotonic() + seconds, action)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _flow_ended(self) -> None:
+        """The flow process is gone: nothing of its tree survives it, and its story gets an end."""
+        self._deadline = None
+        for descriptor in (self._output_reader, self._poke_reader, self._control.fileno()):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(descriptor)
+        processes.kill_descendants()
+        with contextlib.suppress(OSError):
+            while data := os.read(self._output_reader, 65536):
+                self._output.write(data)
+        self._output.close()
+        if self._abandoned:
+            return
+        if self._done is None:
+            self._done = self._end_the_story()
+        self._states.finish()
+        self._logs.finish()
+
+    def _end_the_story(self) -> StateCode:
+        """Adds the final state when the flow process died without one."""
+        last = LaneReader(self._directory.outbox, STATES).last()
+        if last is not None and (known := final_state(last[1])) is not None:
+            return known
+        state, self._failure = self._verdict()
+        lane = LaneWriter(self._directory.outbox, STATES)
+        lane.append([flow_event((state, time.time_ns() // 1000, self._failure))])
+        lane.close()
+        return state
+
+    def _verdict(self) -> tuple[StateCode, FailureInfo | None]:
+        if self._refusal is not None:
+            kind = type(self._refusal)
+            failure = FailureInfo(FailureCode[self._refusal.failure], f"{kind.__module__}.{kind.__qualname__}")
+            return StateCode.CRASHED, failure
+        if self._cancelled:
+            return StateCode.CANCELLED, None
+        exit_code, number = self._ending()
+        if number is None:
+            return StateCode.CRASHED, FailureInfo(FailureCode.EXIT_CODE, exit_code=exit_code)
+        reason = FailureCode.OUT_OF_MEMORY if self._out_of_memory(number) else FailureCode.SIGNAL
+        return StateCode.CRASHED, FailureInfo(reason, signal=number)
+
+    def _ending(self) -> tuple[int | None, int | None]:
+        """Returns exit code and signal of the flow process; one of them is None."""
+        assert self._flow_status is not None
+        code = os.waitstatus_to_exitcode(self._flow_status)
+        return (None, -code) if code < 0 else (code, None)
+
+    def _out_of_memory(self, number: int) -> bool:
+        return number == signal.SIGKILL and (
+            processes.memory_kills() > self._memory_kills or processes.kernel_says_out_of_memory(self._flow_pid)
+        )
+
+    def _finish(self) -> None:
+        exit_code, number = self._ending()
+        verdicts = {self._states.verdict, self._logs.verdict}
+        reason = self._failure.reason if self._failure is not None else None
+        self._directory.write_exit(
+            ExitRecord(
+                exit_code=exit_code,
+                signal=number,
+                state=int(self._done or StateCode.CRASHED),
+                reason=int(reason or 0),
+                hint=_hint(number, reason) if reason is not None else "",
+                unshipped=Verdict.REFUSED in verdicts or Verdict.STOPPED in verdicts,
+                lease_lost=self._abandoned,
+                time_micros=time.time_ns() // 1000,
+            )
+        )
+        self._link.close()
+
+    # --- the pumps ----------------------------------------------------------------------------------------------
+
+    def _open_pumps(self) -> None:
+        record = self._record
+        self._link = Link(self._connect)
+        writer = Writer(record.spec.flow_run, record.spec.epoch)
+        self._logs = LogPump(self._link, self._directory.outbox, writer, on_end=self._pump_ended)
+        self._states = StatePump(
+            self._link,
+            self._directory.outbox,
+            writer,
+            incarnation=record.incarnation,
+            renew_every_seconds=record.renew_every_seconds,
+            on_contact=lambda: self._directory.touch("contact"),
+            on_command=self._command,
+            on_end=self._pump_ended,
+            drain_logs=self._logs.drain,
+        )
+        self._logs.states_idle = self._states.idle
+        self._states.start()
+        self._logs.start()
+
+    def _connect(self) -> grpc.Channel:
+        from heliograph.client.channel import TlsFiles, open_channel
+
+        settings = self._record.settings
+        tls = settings.tls
+        return open_channel(
+            settings.address,
+            self._directory.run_token(),
+            TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", "")),
+            insecure=bool(tls.get("insecure", False)),
+        )
+
+    def _pump_ended(self) -> None:
+        def note() -> None:
+            self._pumps_ended += 1
+            if self._states.verdict is Verdict.LEASE_LOST or self._logs.verdict is Verdict.LEASE_LOST:
+                self._abandon()
+            elif self._states.verdict is Verdict.REFUSED:
+                self._logs.stop()
+
+        self._post(note)
+
+
+def _become_flow_process(parent: int, output: int) -> None:
+    """What a forked flow process does before anything else."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    processes.die_with_parent(parent)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(null)
+    os.close(output)
+    _log.handlers.clear()
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _hint(number: int | None, reason: FailureCode) -> str:
+    if reason == FailureCode.OUT_OF_MEMORY:
+        return "the kernel killed the flow process for lack of memory"
+    if number == signal.SIGKILL:
+        return "killed by SIGKILL: by hand, or for lack of memory"
+    if number == signal.SIGSEGV:
+        return "segmentation fault: often a pickle or a compiled package of another Python"
+    return signal.Signals(number).name if number is not None else ""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """`python -m heliograph_agents.supervisor RUN_DIRECTORY`: where no warm parent forks supervisors."""
+    path = (arguments or sys.argv[1:])[0]
+    try:
+        code = start(RunDirectory(Path(path)), fork=False)
+    except Exception:  # the boundary of this process
+        traceback.print_exc()
+        code = 1
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
