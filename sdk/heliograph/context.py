@@ -3,6 +3,9 @@
 One object, a dictionary whose keys are attributes too, with its own content in every thread. `with context(key=value)`
 sets keys for a block and restores everything at its end, whatever the block changed. While a flow is built it holds
 `flow`, `case`, `tags`, `mapped` and, while a bundle is loaded, `loading_flow`; a run adds its own keys.
+
+The content of a task run is a `TaskSurroundings`: its dictionary is made when somebody looks, because most tasks never
+do. `current_task` tells cheaply which task run a thread is in.
 """
 
 from __future__ import annotations
@@ -10,24 +13,42 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
+
+
+class TaskSurroundings(Protocol):
+    """What a thread knows of the task run that it is in."""
+
+    @property
+    def task_index(self) -> int:
+        """Number of the task in the compiled graph."""
+
+    @property
+    def map_index(self) -> int | None:
+        """Index of a mapped child; None otherwise."""
+
+    def values(self) -> dict[str, Any]:
+        """Makes the content of the context."""
 
 
 class _Content(threading.local):
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self.content: dict[str, Any] | TaskSurroundings = {}
+        self.task: TaskSurroundings | None = None
+
+
+_thread = _Content()
 
 
 class Context(MutableMapping[str, Any]):
     """The context of the current thread, by attribute or by key."""
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "_content", _Content())
-
     @property
     def _values(self) -> dict[str, Any]:
-        content: _Content = object.__getattribute__(self, "_content")
-        return content.values
+        content = _thread.content
+        if not isinstance(content, dict):
+            content = _thread.content = content.values()
+        return content
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -76,16 +97,35 @@ class Context(MutableMapping[str, Any]):
     @contextmanager
     def __call__(self, *mappings: Mapping[str, Any], **values: Any) -> Iterator[Context]:
         """Sets keys for the duration of a `with` block and restores the whole content at its end."""
-        content: _Content = object.__getattribute__(self, "_content")
-        before = content.values
-        content.values = dict(before)
+        before = self._values
+        inside = _thread.content = dict(before)
         for mapping in mappings:
-            content.values.update(mapping)
-        content.values.update(values)
+            inside.update(mapping)
+        inside.update(values)
         try:
             yield self
         finally:
-            content.values = before
+            _thread.content = before
 
 
 context = Context()
+
+
+def current_task() -> TaskSurroundings | None:
+    """Returns the task run that this thread is in, or None."""
+    return _thread.task
+
+
+def enter_task(surroundings: TaskSurroundings) -> None:
+    """Makes `surroundings` the content of this thread, until the next call; for the engine."""
+    _thread.content = _thread.task = surroundings
+
+
+Entered = tuple[dict[str, Any] | TaskSurroundings, TaskSurroundings | None]
+
+
+def swap(entered: Entered) -> Entered:
+    """Sets content and task run of this thread, and returns what they were; for the engine."""
+    before = (_thread.content, _thread.task)
+    _thread.content, _thread.task = entered
+    return before

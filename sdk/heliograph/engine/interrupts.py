@@ -1,0 +1,220 @@
+"""Interrupting user code: because its time is over, or because the run is cancelled.
+
+Every thread that runs tasks has a `Seat`. The seat is `busy` exactly while user code runs, so that an interrupt never
+lands in the engine's own code. In the main thread an interrupt is an alarm signal: it wakes a sleeping or waiting system
+call. In other threads it is an asynchronous exception, which arrives when the thread next runs Python code: a thread
+that waits in C code for long notices late.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, ClassVar
+
+
+class Interrupted(BaseException):
+    """Raised inside user code. Derived from `BaseException`, so that tasks do not swallow it by accident.
+
+    Attributes:
+        owner: The seat that was meant: a flow that runs inside a task lets the interrupts of the outer one pass.
+    """
+
+    owner: ClassVar[Seat | None] = None
+
+
+class TimeOver(Interrupted):
+    """The time limit of the attempt is over."""
+
+
+class RunStopped(Interrupted):
+    """The run is being cancelled."""
+
+
+class Seat:
+    """Where one thread runs user code.
+
+    Attributes:
+        busy: True exactly while user code runs.
+        struck: What it was interrupted with, while that has not been taken note of.
+    """
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident
+        self.lock = threading.Lock()
+        self.busy = False
+        self.struck: type[Interrupted] | None = None
+
+    def strike(self, kind: type[Interrupted]) -> bool:
+        """Interrupts the user code that runs here now, if any. From any thread. Returns whether there was some."""
+        with self.lock:
+            if not self.busy or self.struck is not None:
+                return self.busy
+            self.struck = self._owned(kind)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(self.struck))
+            return True
+
+    def leave(self) -> None:
+        """Ends user code, from its own thread. An interrupt that did not arrive yet is withdrawn."""
+        while True:
+            try:
+                with self.lock:
+                    self.busy = False
+                    struck, self.struck = self.struck, None
+                    if struck is not None:
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), None)
+                return  # noqa: TRY300 - the loop goes on only when an interrupt arrived just here
+            except Interrupted as late:
+                if late.owner is not self:
+                    raise
+
+    def _owned(self, kind: type[Interrupted]) -> type[Interrupted]:
+        return type(kind.__name__, (kind,), {"owner": self})
+
+    def limit(self, seconds: float) -> bool:  # noqa: ARG002 - only some seats can
+        """Interrupts the user code that starts now after `seconds`. Returns False when this seat cannot."""
+        return False
+
+    def unlimit(self) -> None:
+        """Withdraws the limit."""
+
+    def open(self) -> None:
+        """Takes the seat."""
+
+    def close(self) -> None:
+        """Leaves it for good."""
+
+
+class MainSeat(Seat):
+    """The seat of the main thread, where alarms interrupt. Seats stack when a task runs a flow."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.main_thread().ident or 0)
+        self.deadline: float | None = None
+
+    @staticmethod
+    def available() -> bool:
+        """Tells whether this is the main thread of a system with alarms."""
+        return threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+    def strike(self, kind: type[Interrupted]) -> bool:
+        """Interrupts the user code that runs here now, if any. From any thread, and from signal handlers."""
+        if not self.busy:  # no lock: this may run in a signal handler of the very thread
+            return False
+        self.struck = self._owned(kind)
+        signal.pthread_kill(self.ident, signal.SIGALRM)
+        return True
+
+    def leave(self) -> None:
+        """Ends user code."""
+        while True:
+            try:
+                self.busy = False
+                self.struck = None
+                return  # noqa: TRY300 - the loop goes on only when an interrupt arrived just here
+            except Interrupted as late:
+                if late.owner is not self:
+                    raise
+
+    def limit(self, seconds: float) -> bool:
+        """Interrupts the user code that starts now after `seconds`."""
+        self.deadline = time.monotonic() + seconds
+        _alarms.arm()
+        return True
+
+    def unlimit(self) -> None:
+        """Withdraws the limit."""
+        self.deadline = None
+        _alarms.arm()
+
+    def open(self) -> None:
+        """Takes the seat."""
+        _alarms.push(self)
+
+    def close(self) -> None:
+        """Leaves it for good; alarms are then handled as before."""
+        self.busy = False
+        self.deadline = None
+        _alarms.pop(self)
+
+    def check(self, now: float) -> None:
+        """Raises what is due here; the alarm's handler calls it."""
+        if not self.busy:
+            return
+        if self.struck is not None:
+            struck, self.struck = self.struck, None
+            self.busy = False
+            raise struck
+        if self.deadline is not None and self.deadline <= now:
+            self.deadline = None
+            self.busy = False
+            raise self._owned(TimeOver)
+
+
+class _Alarms:
+    """The process has one alarm clock: shares it between nested runs, and with whoever used it before."""
+
+    def __init__(self) -> None:
+        self.seats: list[MainSeat] = []
+        self._handler: Any = None
+        self._foreign: float | None = None
+
+    def push(self, seat: MainSeat) -> None:
+        if not self.seats:
+            self._handler = signal.signal(signal.SIGALRM, self._ring)
+            self._foreign = None
+        self.seats.append(seat)
+
+    def pop(self, seat: MainSeat) -> None:
+        if seat in self.seats:
+            self.seats.remove(seat)
+        self.arm()
+        if not self.seats:
+            signal.signal(signal.SIGALRM, self._handler if self._handler is not None else signal.SIG_DFL)
+
+    def arm(self) -> None:
+        """Sets the clock to the first deadline."""
+        now = time.monotonic()
+        own = [seat.deadline for seat in self.seats if seat.deadline is not None]
+        if not own and self._foreign is None:
+            remaining = signal.getitimer(signal.ITIMER_REAL)[0]
+            if not remaining or not self._armed():
+                return
+        remaining, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        if remaining and self._foreign is None and not self._ours:
+            self._foreign = now + remaining
+        self._ours = bool(own)
+        deadlines = own + ([self._foreign] if self._foreign is not None else [])
+        if deadlines:
+            signal.setitimer(signal.ITIMER_REAL, max(min(deadlines) - now, 1e-4))
+        if not own:
+            self._foreign = None
+
+    _ours = False
+
+    def _armed(self) -> bool:
+        return self._ours
+
+    def _ring(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        try:
+            if self._foreign is not None and self._foreign <= now and callable(self._handler):
+                self._foreign = None
+                self._handler(signum, frame)
+            elif not self._ours and callable(self._handler) and not any(s.struck for s in self.seats):
+                self._handler(signum, frame)
+            for seat in self.seats:  # the outermost first: what it runs ends with it
+                seat.check(now)
+        finally:
+            self.arm()
+
+
+_alarms = _Alarms()
+
+
+def seat_here() -> Seat:
+    """Makes the seat that fits the current thread."""
+    return MainSeat() if MainSeat.available() else Seat(threading.get_ident())
