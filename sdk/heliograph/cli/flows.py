@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -65,7 +66,7 @@ def inspect(session: Session, flow: str, project: str | None, output: str) -> No
     version = session.client.get_flow_version(session.find_flow(flow, project))
     if emit_one(version, output, name=version.name):
         return
-    color = use_color(session.color, click.get_text_stream("stdout"))
+    color = use_color(session.color, sys.stdout)
     for line in render_pairs(_facts(version), color=color):
         click.echo(line)
     click.echo("\nTasks")

@@ -293,6 +293,17 @@ class Client(Connection):
         )
         return self.pages(self.services.flow_runs.ListFlowRuns, request, "flow_runs", limit)
 
+    def confirm_flow_run_dead(self, flow_run_id: str) -> flow_run_service_pb2.FlowRun:
+        """Declares that the process of a lost run is certainly dead. The caller's name is recorded.
+
+        Raises:
+            IllegalTransitionError: The run's lease is being renewed: it lives.
+        """
+        from heliograph.api.v1 import flow_run_service_pb2 as pb
+
+        request = pb.ConfirmFlowRunDeadRequest(name=self._full_name(flow_run_id))
+        return self.call(self.services.flow_runs.ConfirmFlowRunDead, request)
+
     def list_flow_run_states(self, flow_run_id: str) -> list[flow_run_service_pb2.FlowRunStateRecord]:
         """Lists the states that a run went through, in order."""
         from heliograph.api.v1 import flow_run_service_pb2 as pb

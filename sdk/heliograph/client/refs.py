@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from heliograph.exceptions import InvalidArgumentError
+from heliograph.utilities.names import flow_name, flow_run_name, flow_version_name, parse_flow, parse_flow_run
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,23 +22,8 @@ def flow_resource(flow_id: str) -> str:
     Raises:
         InvalidArgumentError: It is neither.
     """
-    parts = flow_id.split("/")
-    if len(parts) == 2 and all(parts):
-        return f"projects/{parts[0]}/flows/{parts[1]}"
-    if (
-        len(parts) in (4, 6)
-        and all(parts)
-        and (*parts[0::2],)
-        in (
-            ("projects", "flows"),
-            ("projects", "flows", "versions"),
-        )
-    ):
-        return flow_id
-    raise InvalidArgumentError(
-        f"not a flow: {flow_id!r}",
-        hint="use what `flow.register()` returned, `projects/PROJECT/flows/FLOW`, or `PROJECT/FLOW`",
-    )
+    project, flow, version = parse_flow(flow_id)
+    return flow_version_name(project, flow, version) if version else flow_name(project, flow)
 
 
 def flow_run_resource(flow_run_id: str) -> str:
@@ -46,12 +32,7 @@ def flow_run_resource(flow_run_id: str) -> str:
     Raises:
         InvalidArgumentError: It is neither.
     """
-    parts = flow_run_id.split("/")
-    if len(parts) == 1 and flow_run_id:
-        return f"projects/-/flowRuns/{flow_run_id}"
-    if len(parts) == 4 and all(parts) and parts[0] == "projects" and parts[2] == "flowRuns":
-        return flow_run_id
-    raise InvalidArgumentError(f"not a flow run: {flow_run_id!r}", hint="`heliograph runs ls` shows the ids of runs")
+    return flow_run_name(*parse_flow_run(flow_run_id))
 
 
 def encode_parameters(parameters: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ is stored (under its digest, where storing twice stores once), and one call at t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from heliograph.client.client import Client
     from heliograph.core.flow import Flow
     from heliograph.storage import Storage
-    from heliograph.storage.manifest import Manifest
+    from heliograph.storage.bundle import Bundle
 
 MAX_SHOWN_VIOLATIONS = 10
 
@@ -32,7 +33,8 @@ class Registration:
         created: False when this content was registered before: `flow_id` names that version.
         request: What crossed the line, whole.
         files: Number of files in the bundle.
-        size_bytes: Size of its files.
+        size_bytes: Size of its files; 0 when the bundle was not made again.
+        warnings: What should be looked at in the bundle.
     """
 
     flow_id: str
@@ -40,6 +42,7 @@ class Registration:
     request: flow_service_pb2.RegisterFlowVersionRequest
     files: int
     size_bytes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def version(self) -> int:
@@ -50,6 +53,7 @@ class Registration:
         """Returns what to tell the author: what was made, where the code is, who can run it, what crossed."""
         request, graph, launch = self.request, self.request.graph, self.request.launch
         project = request.parent.partition("/")[2]
+        made = f"{_count(self.files, 'file')}, {self.size_bytes:,} bytes, " if self.files else "unchanged, "
         short = f"{request.bundle.digest[:19]}…"
         needs = [f"on host {request.bundle.host}"] if request.bundle.host else []
         needs += [f"of type {launch.launcher}"] if launch.launcher else []
@@ -67,29 +71,56 @@ class Registration:
             head = f"{project}/{request.flow_id} is unchanged: version {self.version}."
         return [
             head,
-            f"  Bundle   {_count(self.files, 'file')}, {self.size_bytes:,} bytes, {short} in {request.bundle.location}",
+            f"  Bundle   {made}{short} in {request.bundle.location}",
             f"  Runs on  {'agents ' + ' '.join(needs) if needs else 'any agent'}",
             f"  Crossed  {', '.join(crossed)}; no code, no default, no value",
+            *(f"  Warning  {warning}" for warning in self.warnings),
         ]
 
 
 def register_flow(
     flow: Flow,
-    project_name: str,
+    project_name: str | None,
     *,
-    labels: Sequence[str] = (),
+    build: bool = True,
+    labels: Sequence[str] | None = None,
     set_schedule_active: bool = True,
+    idempotency_key: str | None = None,  # noqa: ARG001 - Prefect 1's argument; content decides here
+    project_root: str | os.PathLike[str] | None = None,
     pickle: bool | None = None,
     client: Client | None = None,
     quiet: bool = False,
 ) -> str:
     """Registers a flow and says on stderr what that did. `register` has the arguments and errors.
 
+    Args:
+        flow: The flow.
+        project_name: A project that exists.
+        build: See `register`.
+        labels: See `register`.
+        set_schedule_active: See `register`.
+        idempotency_key: Accepted and not needed: the same content is the same version.
+        project_root: See `register`.
+        pickle: See `register`.
+        client: See `register`.
+        quiet: True to say nothing.
+
     Returns:
         Resource name of the flow version: the `flow_id` of `Client.create_flow_run`.
     """
+    if not project_name:
+        raise InvalidArgumentError(
+            "a flow is registered in a project", hint='name it: flow.register(project_name="covid")'
+        )
     done = register(
-        flow, project_name, labels=labels, set_schedule_active=set_schedule_active, pickle=pickle, client=client
+        flow,
+        project_name,
+        build=build,
+        labels=labels or (),
+        set_schedule_active=set_schedule_active,
+        project_root=project_root,
+        pickle=pickle,
+        client=client,
     )
     if not quiet:
         print("\n".join(done.summary()), file=sys.stderr)
@@ -100,8 +131,10 @@ def register(
     flow: Flow,
     project_name: str,
     *,
+    build: bool = True,
     labels: Sequence[str] = (),
     set_schedule_active: bool = True,
+    project_root: str | os.PathLike[str] | None = None,
     pickle: bool | None = None,
     client: Client | None = None,
 ) -> Registration:
@@ -110,8 +143,10 @@ def register(
     Args:
         flow: The flow. Without a storage of its own, its bundle goes to the folder of `Local()` on this host.
         project_name: A project that exists.
+        build: False to use the bundle of the flow's newest version again.
         labels: Labels that agents must offer, besides those of the flow's run config.
         set_schedule_active: False leaves a new schedule paused.
+        project_root: Folder whose files the bundle holds. Default: what its storage says, else found.
         pickle: True to load a pickle of the flow, False to load its file. Default: what its storage says.
         client: Default: one made from the settings.
 
@@ -122,27 +157,38 @@ def register(
         StorageError: The bundle cannot be made or stored.
     """
     from heliograph.storage import Local
-    from heliograph.storage.bundle import build_bundle
 
     if client is None:
         from heliograph.client.client import Client
 
-        with Client() as own:
-            return register(
-                flow,
-                project_name,
-                labels=labels,
-                set_schedule_active=set_schedule_active,
-                pickle=pickle,
-                client=own,
-            )
-    _require_project(client, project_name)
-    storage = flow.storage if flow.storage is not None else Local()
-    request = describe_flow(flow, project_name, storage, labels=labels)
-    request.schedule_paused = not set_schedule_active
-    _check(request)
-    bundle = build_bundle(flow, project_root=storage.project_root, pickle=storage.pickle if pickle is None else pickle)
-    return _store_and_call(client, flow, storage, bundle, request)
+        client = Client()
+        own: Client | None = client
+    else:
+        own = None
+    try:
+        _require_project(client, project_name)
+        storage = flow.storage if flow.storage is not None else Local()
+        request = describe_flow(flow, project_name, storage, labels=labels)
+        request.schedule_paused = not set_schedule_active
+        _check(request)
+        bundle = None
+        if build:
+            root = project_root if project_root is not None else storage.project_root
+            bundle = _store(flow, storage, root, storage.pickle if pickle is None else pickle, request)
+        else:
+            request.bundle.CopyFrom(client.get_flow_version(f"{project_name}/{flow.name}").bundle)
+        answer = client.call(client.services.flows.RegisterFlowVersion, request)
+    finally:
+        if own is not None:
+            own.close()
+    return Registration(
+        flow_id=answer.flow_version.name,
+        created=answer.created,
+        request=request,
+        files=len(bundle.manifest.files) if bundle else 0,
+        size_bytes=bundle.manifest.size_bytes if bundle else 0,
+        warnings=tuple(bundle.report.warnings) if bundle else (),
+    )
 
 
 def describe_flow(
@@ -174,19 +220,19 @@ def describe_flow(
     return request
 
 
-def _store_and_call(
-    client: Client,
+def _store(
     flow: Flow,
     storage: Storage,
-    bundle: object,
+    project_root: str | os.PathLike[str] | None,
+    pickle: bool,
     request: flow_service_pb2.RegisterFlowVersionRequest,
-) -> Registration:
+) -> Bundle:
+    """Stores the bundle and its launch settings, and writes their reference into the request."""
     from heliograph.api.v1 import flow_service_pb2 as pb
     from heliograph.storage import launch_settings
-    from heliograph.storage.bundle import Bundle
+    from heliograph.storage.bundle import build_bundle
 
-    assert isinstance(bundle, Bundle)
-    manifest: Manifest = bundle.manifest
+    bundle = build_bundle(flow, project_root=project_root, pickle=pickle)
     settings = replace(launch_settings(flow, storage), labels=tuple(request.launch.labels))
     reference = storage.put_bundle(bundle, settings)
     request.bundle.CopyFrom(
@@ -200,14 +246,7 @@ def _store_and_call(
             host=reference.host,
         )
     )
-    answer = client.call(client.services.flows.RegisterFlowVersion, request)
-    return Registration(
-        flow_id=answer.flow_version.name,
-        created=answer.created,
-        request=request,
-        files=len(manifest.files),
-        size_bytes=manifest.size_bytes,
-    )
+    return bundle
 
 
 def _require_project(client: Client, project_name: str) -> None:

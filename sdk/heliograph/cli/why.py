@@ -1,0 +1,100 @@
+"""Why a run has not started, or how it ended, in words. Pure: the API's answer in, lines out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heliograph.cli.report import failure_words, run_id
+from heliograph.cli.states import reason_words, state_name
+from heliograph.cli.times import duration, local
+from heliograph.client.refs import to_datetime
+from heliograph.engine.codes import StateCode
+
+if TYPE_CHECKING:
+    from heliograph.api.v1 import flow_run_service_pb2
+
+    Explanation = flow_run_service_pb2.ExplainFlowRunResponse
+
+MAX_AGENTS = 20
+
+
+def explanation_lines(answer: Explanation) -> list[str]:
+    """Returns what to tell a person: the situation, what it depends on, what to do."""
+    from heliograph.api.v1 import flow_run_service_pb2 as pb
+
+    run = answer.flow_run
+    who = f"Run {run.run_name or run_id(run)}"
+    labels = ", ".join(answer.required_labels)
+    start_agent = "heliograph agent start --type local" + "".join(f" --label {x}" for x in answer.required_labels)
+    if answer.required_host:
+        start_agent += f"   (on host {answer.required_host}, where its bundle is)"
+    words: dict[int, list[str]] = {
+        pb.SITUATION_NOT_DUE: [f"{who} is due at {local(to_datetime(run.scheduled_time))}."],
+        pb.SITUATION_NO_AGENT: [f"{who} waits: no agent was ever seen.", f"Start one with: {start_agent}"],
+        pb.SITUATION_NO_MATCHING_AGENT: [
+            f"{who} waits: no agent fits." + (f" It needs the labels {labels}." if labels else ""),
+            f"Start one that does: {start_agent}",
+        ],
+        pb.SITUATION_MATCHING_AGENT_OFFLINE: [
+            f"{who} waits: every agent that fits is offline.",
+            f"Start it again: {start_agent}",
+        ],
+        pb.SITUATION_MATCHING_AGENT_FULL: [
+            f"{who} waits for a free slot: the agents that fit are full or draining.",
+            "It starts when a run ends, or when you raise an agent's --max-runs.",
+        ],
+        pb.SITUATION_STARTING: [f"{who} should start within seconds: an agent fits and has room."],
+        pb.SITUATION_RUNNING: [
+            f"{who} is {state_name(run.state)} on {run.agent.removeprefix('agents/') or 'an agent'}."
+        ],
+        pb.SITUATION_LOST: [
+            f"{who} is running, but nothing was heard of it for longer than its lease.",
+            "It may come back. If its process is certainly dead: heliograph runs confirm-dead " + run_id(run),
+        ],
+        pb.SITUATION_CANCELLING: [f"{who} is being cancelled; its agent stops it."],
+    }
+    lines = words.get(answer.situation) or _ended(answer, who)
+    lines += [f"  {text}" for text in _agents(answer)]
+    return lines
+
+
+def _ended(answer: Explanation, who: str) -> list[str]:
+    run = answer.flow_run
+    lines = [f"{who} is {state_name(run.state)}."]
+    if run.failure.reason:
+        lines.append(f"Reason: {reason_words(run.failure.reason)} ({failure_words(run.failure)})")
+    ids = [run.failure.error_id] if run.failure.error_id else []
+    for task in answer.failed_task_runs:
+        index = f"[{task.map_index}]" if task.HasField("map_index") else ""
+        lines.append(f"Task {task.task_slug}{index} is {state_name(task.state)}: {failure_words(task.failure)}")
+        ids.append(task.failure.error_id)
+    if StateCode(run.state).is_failed:
+        lines += [f"Read the text, on your side: heliograph errors show {i}" for i in dict.fromkeys(ids) if i][:5]
+        lines.append(f"Log lines: heliograph runs logs {run_id(run)}")
+    return lines
+
+
+def _agents(answer: Explanation) -> list[str]:
+    """Returns a line for each agent: whether it fits, and what it lacks."""
+    from heliograph.api.v1 import flow_run_service_pb2 as pb
+
+    if answer.situation in (pb.SITUATION_FINISHED, pb.SITUATION_RUNNING, pb.SITUATION_NOT_DUE):
+        return []
+    lines = []
+    for match in answer.agents[:MAX_AGENTS]:
+        lacks = [f"lacks label {label}" for label in match.missing_labels]
+        lacks += ["is on another host than the bundle"] if match.wrong_host else []
+        lacks += ["is of another type"] if match.wrong_launcher else []
+        lacks += ["is offline"] if match.offline else []
+        lacks += ["is draining"] if match.draining else []
+        if match.matches and not match.offline and not match.free_slots:
+            lacks.append("has no free slot")
+        lines.append(f"{match.agent.removeprefix('agents/')}: {', '.join(lacks) or 'fits'}")
+    return lines
+
+
+def lateness(run: flow_run_service_pb2.FlowRun) -> str:
+    """Returns `late by 2 min` for a run that should have started, else an empty text."""
+    if not run.HasField("lateness"):
+        return ""
+    return f"late by {duration(run.lateness.ToTimedelta().total_seconds())}"
