@@ -143,7 +143,7 @@ def store_verifier(store: Store) -> Verify:
                 roles=frozenset({options_pb2.ROLE_RUN}),
                 projects=frozenset({run.project}),
                 token_id=run_token_id(run.run_id, run.epoch),
-                run=RunIdentity(run.run_id, run.epoch, run.logs_only),
+                run=RunIdentity(run.run_id, run.epoch, run.ended),
             )
         token = await store.authenticate(credential.token_id, credential.digest)
         if token is None:

@@ -50,6 +50,15 @@ _STANDARD_SERVICES = (
     "/grpc.channelz.v1.Channelz/",
 )
 
+_LATE_REPORTS = frozenset(
+    {
+        "/heliograph.api.v1.RunReportingService/StreamRunEvents",
+        "/heliograph.api.v1.RunReportingService/ReportRunEvents",
+        "/heliograph.api.v1.LogService/WriteLogEntries",
+    }
+)
+"""All that the token of a run may do whose lease is over."""
+
 _log = structlog.get_logger("heliograph.server")
 
 Handler = grpc.RpcMethodHandler[Any, Any]
@@ -113,6 +122,8 @@ class Guard(grpc.aio.ServerInterceptor):
         return known
 
     def _authorize(self, method: str, principal: Principal) -> None:
+        if principal.run is not None and principal.run.ended and method not in _LATE_REPORTS:
+            raise refused()
         rule = self._rules.get(method)
         if rule is not None:
             allowed = not rule.roles or bool(rule.roles & principal.roles)

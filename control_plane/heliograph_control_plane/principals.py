@@ -39,11 +39,11 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a run token is bound to. `logs_only`: the run is finished, its last log lines may still come."""
+    """What a run token is bound to. `ended`: the lease is over; late reports and log lines may still come."""
 
     run_id: str
     epoch: int
-    logs_only: bool
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,256 @@
+"""The server: one `grpc.aio` server with all services, the store behind it, and the loops beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+
+from heliograph.api.v1 import (
+    admin_service_pb2_grpc,
+    agent_service_pb2_grpc,
+    flow_run_service_pb2_grpc,
+    flow_service_pb2_grpc,
+    log_service_pb2_grpc,
+    project_service_pb2_grpc,
+    run_reporting_service_pb2_grpc,
+    schedule_service_pb2_grpc,
+    task_run_service_pb2_grpc,
+    token_service_pb2_grpc,
+)
+from heliograph.exceptions import ConfigurationError
+from heliograph_control_plane.auth import Authenticator, store_verifier
+from heliograph_control_plane.bootstrap import ensure_admin_token
+from heliograph_control_plane.domain.runs import start_up_grace
+from heliograph_control_plane.errors import describe_fault
+from heliograph_control_plane.interceptors import MAX_GRAPH_REQUEST_BYTES, Guard
+from heliograph_control_plane.loops.pruner import Pruner
+from heliograph_control_plane.loops.reaper import Reaper
+from heliograph_control_plane.loops.runner import LoopRunner
+from heliograph_control_plane.loops.scheduler import Scheduler
+from heliograph_control_plane.metrics import Metrics
+from heliograph_control_plane.services.admin import AdminService
+from heliograph_control_plane.services.agents import AgentService
+from heliograph_control_plane.services.backend import Backend
+from heliograph_control_plane.services.flow_runs import FlowRunService
+from heliograph_control_plane.services.flows import FlowService
+from heliograph_control_plane.services.logs import LogService
+from heliograph_control_plane.services.projects import ProjectService
+from heliograph_control_plane.services.reporting import RunReportingService
+from heliograph_control_plane.services.schedules import ScheduleService
+from heliograph_control_plane.services.task_runs import TaskRunService
+from heliograph_control_plane.services.tokens import TokenService
+from heliograph_control_plane.standard_services import add_standard_services
+from heliograph_control_plane.store import open_store
+from heliograph_control_plane.store.interface import Store
+from heliograph_control_plane.store.records import Changes
+from heliograph_control_plane.wakeups import Wakeups
+
+DEFAULT_PORT = 4480
+STOP_GRACE_SECONDS = 5.0
+SWEEP_SECONDS = 1.0
+
+_log = structlog.get_logger("heliograph.server")
+
+_OPTIONS = (
+    # Without this a second server on the port starts silently and takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_GRAPH_REQUEST_BYTES + 64 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients ping every 30 s, and may do so every 10 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 9_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How a control plane is run.
+
+    Attributes:
+        data_dir: Folder of the embedded store and of the first token.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
+        database: `sqlite:///…` or `postgresql://…`; empty means the embedded store in `data_dir`.
+        tls_cert: PEM file with the server's certificate chain; needs `tls_key`.
+        tls_key: PEM file with its key.
+        tls_client_ca: PEM file with the authorities whose certificates clients must show.
+        insecure: Allows plaintext on an address other than loopback.
+        start_up_grace_seconds: How long nothing is reaped after the start; None means the default.
+    """
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    database: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
+    start_up_grace_seconds: float | None = None
+
+    @property
+    def url(self) -> str:
+        """The database's URL."""
+        return self.database or f"sqlite:///{self.data_dir.absolute() / 'heliograph.db'}"
+
+
+class ControlPlane:
+    """A running control plane.
+
+    Attributes:
+        settings: How it is run.
+        address: `host:port` that it listens on, once started.
+        admin_token_file: Where the first token is, when its file is there.
+        metrics: What it counted.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.address = ""
+        self.admin_token_file: Path | None = None
+        self.metrics = Metrics()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Opens the store, listens, and starts the loops.
+
+        Raises:
+            ConfigurationError: The address cannot be had, plaintext would leave this machine, or a TLS
+                file is unreadable.
+        """
+        settings = self.settings
+        credentials = _credentials(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store: Store = await asyncio.to_thread(open_store, settings.url)
+        try:
+            self.admin_token_file = await ensure_admin_token(self.store, settings.data_dir)
+            self.authenticator = Authenticator(
+                store_verifier(self.store), self.store.now, remember=self.store.kind == "sqlite"
+            )
+            self.wakeups = Wakeups(self.store)
+            self.wakeups.observe(self._distrust)
+            await self._listen(credentials)
+        except BaseException:
+            await asyncio.to_thread(self.store.close)
+            raise
+        grace = settings.start_up_grace_seconds
+        grace_micros = start_up_grace() if grace is None else int(grace * 1e6)
+        self.scheduler = Scheduler(self.store)
+        self.wakeups.observe(self.scheduler.observe)
+        loops = (self.scheduler, Reaper(self.store, self.store.now() + grace_micros), Pruner(self.store))
+        self.loops = LoopRunner(self.store, loops)
+        self._start_task("wakeups", self.wakeups.keep_time())
+        self._start_task("loops", self.loops.run())
+        self._start_task("tokens", self._sweep_tokens())
+
+    async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
+        server = grpc.aio.server(
+            interceptors=(Guard(self.authenticator, self.metrics),), options=_OPTIONS, maximum_concurrent_rpcs=20_000
+        )
+        names = add_services(server, Backend(self.store, self.wakeups, self.authenticator, self.metrics))
+        self._health = add_standard_services(server, names)
+        for name in names:
+            await self._health.set(name, 1)
+        host = self.settings.host
+        asked = f"[{host}]:{self.settings.port}" if ":" in host else f"{host}:{self.settings.port}"
+        try:
+            port = server.add_secure_port(asked, credentials) if credentials else server.add_insecure_port(asked)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise ConfigurationError(
+                f"cannot listen on {asked}",
+                hint="is another control plane running there? `--port 0` chooses a free port",
+            )
+        await server.start()
+        self._server = server
+        self.address = f"{asked.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        """Stops gracefully: says so, wakes those who wait, lets calls end, and commits what is queued."""
+        await self._health.enter_graceful_shutdown()
+        self.wakeups.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop(grace_seconds)
+        await asyncio.to_thread(self.store.close)
+
+    def _distrust(self, changes: Changes) -> None:
+        if changes.tokens:
+            self.authenticator.distrust()
+        elif changes.runs:
+            self.authenticator.distrust_runs(changes.runs)
+
+    async def _sweep_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.authenticator.sweep()
+
+    def _start_task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(_guarded(name, work), name=name))
+
+
+async def _guarded(name: str, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # boundary: the end of a background task is said once, with its place
+        _log.critical("background task ended", task=name, **describe_fault(error))
+        raise
+
+
+def add_services(server: grpc.aio.Server, backend: Backend) -> list[str]:
+    """Adds the services of the API to `server`; returns their names."""
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(backend), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(backend), server)
+    flow_service_pb2_grpc.add_FlowServiceServicer_to_server(FlowService(backend), server)
+    flow_run_service_pb2_grpc.add_FlowRunServiceServicer_to_server(FlowRunService(backend), server)
+    log_service_pb2_grpc.add_LogServiceServicer_to_server(LogService(backend), server)
+    project_service_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectService(backend), server)
+    run_reporting_service_pb2_grpc.add_RunReportingServiceServicer_to_server(RunReportingService(backend), server)
+    schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleService(backend), server)
+    task_run_service_pb2_grpc.add_TaskRunServiceServicer_to_server(TaskRunService(backend), server)
+    token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(backend), server)
+    from heliograph.api import contract
+
+    return [service.full_name for file in contract.files() for service in file.services_by_name.values()]
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_cert is None and settings.tls_key is None and settings.tls_client_ca is None:
+        if not settings.insecure and not _is_loopback(settings.host):
+            raise ConfigurationError(
+                f"{settings.host} is not a loopback address, and tokens would travel in plaintext",
+                hint="give --tls-cert and --tls-key, or --insecure behind a proxy that does TLS",
+            )
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise ConfigurationError("TLS needs both --tls-cert and --tls-key")
+    try:
+        chain, key = settings.tls_cert.read_bytes(), settings.tls_key.read_bytes()
+        authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from None
+    return grpc.ssl_server_credentials(
+        [(key, chain)], root_certificates=authorities, require_client_auth=authorities is not None
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

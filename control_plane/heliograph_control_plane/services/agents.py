@@ -1,0 +1,199 @@
+"""AgentService: agents lease runs, accept them, and report what became of their infrastructure."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from heliograph.api.contract import FieldViolation
+from heliograph.api.v1 import agent_service_pb2 as pb
+from heliograph.api.v1 import agent_service_pb2_grpc
+from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
+from heliograph.exceptions import NotFoundError
+from heliograph_control_plane import calls
+from heliograph_control_plane.domain import runs as rules
+from heliograph_control_plane.errors import BadRequestError, bad_field
+from heliograph_control_plane.principals import make_secret, run_token_id, token_text
+from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease
+
+from . import convert, names
+from .backend import Backend, gather, page_size
+
+MAX_WAIT_SECONDS = 60.0
+MAX_LEASES = 100
+MAX_HELD = 10_000
+MAX_CAPACITY = 10_000
+MAX_BACK_OFF_MICROS = 3_600 * convert.MICROS
+NEXT_HEARTBEAT = convert.duration(15 * convert.MICROS)
+
+
+class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
+    """Answers AgentService."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._store = backend.store
+        self._wakeups = backend.wakeups
+
+    async def RegisterAgent(self, request: pb.RegisterAgentRequest, context: Any) -> pb.Agent:
+        """See the API. The agent works for the projects that its token is limited to."""
+        spec = AgentSpec(
+            name=names.new_id("agent_id", request.agent_id, 100),
+            launcher=request.launcher,
+            labels=tuple(dict.fromkeys(request.labels)),
+            version=request.version,
+            host=request.host,
+            capacity=min(request.capacity, MAX_CAPACITY),
+            projects=tuple(sorted(calls.principal().projects)),
+        )
+        if not spec.launcher:
+            raise bad_field("launcher", "is empty")
+        return convert.agent(await self._store.register_agent(spec))
+
+    async def LeaseFlowRuns(self, request: pb.LeaseFlowRunsRequest, context: Any) -> pb.LeaseFlowRunsResponse:
+        """See the API."""
+        name = names.agent("agent", request.agent)
+        wait = convert.duration_micros(request.wait) / convert.MICROS if request.HasField("wait") else 0.0
+        found = []
+        if not request.request_id:
+            found.append(FieldViolation("request_id", "is empty"))
+        if not 1 <= request.max_runs <= MAX_LEASES:
+            found.append(FieldViolation("max_runs", f"must be 1 to {MAX_LEASES}"))
+        if not 0 <= wait <= MAX_WAIT_SECONDS:
+            found.append(FieldViolation("wait", f"must be 0 to {MAX_WAIT_SECONDS:.0f} s"))
+        if found:
+            raise BadRequestError(found)
+        agent = await self._agent(name)
+        leases = await self._lease(agent, request, time.monotonic() + wait)
+        return pb.LeaseFlowRunsResponse(leases=[_lease_message(lease) for lease in leases])
+
+    async def _lease(self, agent: Agent, request: pb.LeaseFlowRunsRequest, until: float) -> tuple[Lease, ...]:
+        scope = calls.principal().scope
+        # Parked before the first look, so that nothing that comes between is missed.
+        with self._wakeups.parked(agent, scope) as waiter:
+            while True:
+                leases = await self._store.lease_flow_runs(agent.name, request.request_id, request.max_runs, scope)
+                self._wakeups.pass_on(waiter, got_runs=bool(leases))
+                if leases or not await self._wakeups.wait_for_run(waiter, until - time.monotonic()):
+                    return leases
+                self._backend.metrics.wakeups += 1
+
+    async def AcceptFlowRun(self, request: pb.AcceptFlowRunRequest, context: Any) -> pb.AcceptFlowRunResponse:
+        """See the API."""
+        name, run_id = await self._held(request)
+        secret, digest = make_secret()
+        await self._store.accept_flow_run(name, run_id, request.epoch, digest)
+        token_id = run_token_id(run_id, request.epoch)
+        # An accept that is repeated replaces the token: the one before is worth nothing from now on.
+        self._backend.authenticator.forget(token_id)
+        return pb.AcceptFlowRunResponse(
+            run_token=token_text(token_id, secret),
+            lease=convert.duration(rules.RUN_LEASE),
+            renew_every=convert.duration(rules.RENEW_EVERY),
+            incarnation=self._store.incarnation,
+        )
+
+    async def ReleaseFlowRun(self, request: pb.ReleaseFlowRunRequest, context: Any) -> runs_pb.FlowRun:
+        """See the API."""
+        name, run_id = await self._held(request)
+        back_off = convert.duration_micros(request.back_off) if request.HasField("back_off") else 0
+        if not 0 <= back_off <= MAX_BACK_OFF_MICROS:
+            raise bad_field("back_off", "must be at most one hour")
+        failure = request.failure.SerializeToString() if request.HasField("failure") else b""
+        return convert.flow_run(await self._store.release_flow_run(name, run_id, request.epoch, failure, back_off))
+
+    async def HeartbeatAgent(self, request: pb.HeartbeatAgentRequest, context: Any) -> pb.HeartbeatAgentResponse:
+        """See the API."""
+        name = names.agent("agent", request.agent)
+        if len(request.runs) > MAX_HELD:
+            raise bad_field("runs", f"has more than {MAX_HELD:,} elements")
+        caller = calls.principal()
+        held, by_id, foreign = [], {}, []
+        for run in request.runs:
+            project, run_id = names.run("runs.flow_run", run.flow_run)
+            if not caller.may_see(project):
+                foreign.append(run)
+                continue
+            by_id[run_id] = run.flow_run
+            held.append(HeldRun(run_id, run.epoch, run.renew))
+        commands = await self._store.heartbeat_agent(name, held, request.draining)
+        return pb.HeartbeatAgentResponse(
+            commands=[
+                pb.RunCommand(flow_run=by_id[c.run_id], epoch=c.epoch, command=convert.enum(c.command.value))
+                for c in commands
+                if c.run_id in by_id
+            ]
+            + [pb.RunCommand(flow_run=r.flow_run, epoch=r.epoch, command=pb.COMMAND_ABANDON) for r in foreign],
+            next_heartbeat=NEXT_HEARTBEAT,
+        )
+
+    async def ReportFlowRunExit(self, request: pb.ReportFlowRunExitRequest, context: Any) -> runs_pb.FlowRun:
+        """See the API."""
+        name, run_id = await self._held(request)
+        failure = request.failure.SerializeToString() if request.HasField("failure") else b""
+        ended = convert.micros_of(request.time) if request.HasField("time") else self._store.now()
+        return convert.flow_run(
+            await self._store.report_flow_run_exit(name, run_id, request.epoch, failure, max(ended, 1))
+        )
+
+    async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.Agent:
+        """See the API."""
+        agent = await self._agent(names.agent("name", request.name))
+        if not _visible(agent):
+            raise _no_agent()
+        return convert.agent(agent)
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
+        """See the API. A token that is limited to projects sees the agents that work for one of them."""
+        agents, token = await gather(
+            self._store.list_agents,
+            lambda agent: convert.agent(agent) if _visible(agent) else pb.Agent(),
+            page_size(request.page_size),
+            request.page_token,
+            at_once=200,
+        )
+        return pb.ListAgentsResponse(agents=[agent for agent in agents if agent.name], next_page_token=token)
+
+    async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
+        """See the API."""
+        name = names.agent("name", request.name)
+        try:
+            visible = _visible(await self._agent(name))
+        except NotFoundError:
+            return pb.DeleteAgentResponse()
+        if not visible:
+            raise _no_agent()
+        await self._store.delete_agent(name)
+        return pb.DeleteAgentResponse()
+
+    async def _agent(self, name: str) -> Agent:
+        try:
+            return await self._store.get_agent(name)
+        except NotFoundError:
+            raise _no_agent() from None
+
+    async def _held(self, request: Any) -> tuple[str, str]:
+        """The names of the agent and of its run, when the caller may see that run."""
+        name = names.agent("agent", request.agent)
+        if not request.epoch:
+            raise bad_field("epoch", "is not set")
+        return name, (await self._backend.visible_run("flow_run", request.flow_run)).run_id
+
+
+def _visible(agent: Agent) -> bool:
+    scope = calls.principal().scope
+    return scope is None or not agent.projects or bool(scope & set(agent.projects))
+
+
+def _no_agent() -> NotFoundError:
+    return NotFoundError("no such agent")
+
+
+def _lease_message(lease: Lease) -> pb.FlowRunLease:
+    return pb.FlowRunLease(
+        flow_run=convert.flow_run(lease.flow_run),
+        flow_version=convert.flow_version(lease.flow_version, tasks=False),
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        accept_within=convert.duration(rules.ACCEPT_WITHIN),
+    )

@@ -1,0 +1,108 @@
+"""FlowService: registered flows and their versions."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+from heliograph.api.v1 import flow_service_pb2 as pb
+from heliograph.api.v1 import flow_service_pb2_grpc
+from heliograph_control_plane import calls
+from heliograph_control_plane.store.records import Flow, NewFlowVersion, Scope
+
+from . import checks, convert, names
+from .backend import Backend, gather, own_project, page_size
+from .schedules import schedule_message
+
+
+class FlowService(flow_service_pb2_grpc.FlowServiceServicer):
+    """Answers FlowService."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._store = backend.store
+
+    async def RegisterFlowVersion(
+        self, request: pb.RegisterFlowVersionRequest, context: Any
+    ) -> pb.RegisterFlowVersionResponse:
+        """See the API."""
+        project = own_project(names.project("parent", request.parent))
+        flow = names.new_id("flow_id", request.flow_id, 200)
+        checks.graph(request.graph)
+        checks.bundle(request.bundle)
+        checks.schedule(
+            request.schedule,
+            [parameter.name for parameter in request.graph.parameters],
+            [parameter.name for parameter in request.graph.parameters if parameter.required],
+        )
+        registered = await self._store.register_flow_version(
+            NewFlowVersion(
+                project=project,
+                flow=flow,
+                content_hash=content_hash(request),
+                graph=request.graph.SerializeToString(deterministic=True),
+                bundle=request.bundle.SerializeToString(deterministic=True),
+                launch=request.launch.SerializeToString(deterministic=True),
+                schedule=request.schedule.SerializeToString(deterministic=True) if request.schedule.clocks else b"",
+                labels=tuple(dict.fromkeys(request.launch.labels)),
+                launcher=request.launch.launcher,
+                host=request.bundle.host,
+                created_by=calls.principal().name,
+                schedule_paused=request.schedule_paused,
+            )
+        )
+        return pb.RegisterFlowVersionResponse(
+            flow_version=convert.flow_version(registered.version), created=registered.created
+        )
+
+    async def GetFlow(self, request: pb.GetFlowRequest, context: Any) -> pb.Flow:
+        """See the API."""
+        project, flow = names.flow("name", request.name)
+        return self._message(await self._store.get_flow(own_project(project), flow))
+
+    async def ListFlows(self, request: pb.ListFlowsRequest, context: Any) -> pb.ListFlowsResponse:
+        """See the API."""
+        project, scope = reach("parent", request.parent)
+        flows, token = await gather(
+            lambda size, after: self._store.list_flows(project, scope, size, after),
+            self._message,
+            page_size(request.page_size),
+            request.page_token,
+            at_once=8,
+        )
+        return pb.ListFlowsResponse(flows=flows, next_page_token=token)
+
+    async def GetFlowVersion(self, request: pb.GetFlowVersionRequest, context: Any) -> pb.FlowVersion:
+        """See the API."""
+        project, flow, number = names.version("name", request.name)
+        return convert.flow_version(await self._store.get_flow_version(own_project(project), flow, number))
+
+    async def ListFlowVersions(self, request: pb.ListFlowVersionsRequest, context: Any) -> pb.ListFlowVersionsResponse:
+        """See the API."""
+        project, flow = names.flow("parent", request.parent)
+        own_project(project)
+        versions, token = await gather(
+            lambda size, after: self._store.list_flow_versions(project, flow, size, after),
+            convert.flow_version,
+            page_size(request.page_size),
+            request.page_token,
+            at_once=8,
+        )
+        return pb.ListFlowVersionsResponse(flow_versions=versions, next_page_token=token)
+
+    def _message(self, record: Flow) -> pb.Flow:
+        schedule = schedule_message(record.schedule, self._store.now()) if record.schedule else None
+        return convert.flow(record, schedule)
+
+
+def content_hash(request: pb.RegisterFlowVersionRequest) -> str:
+    """Digest of what makes a version: graph, bundle, launch summary, clocks. Not its name, nor whether it is paused."""
+    content = pb.RegisterFlowVersionRequest(
+        graph=request.graph, bundle=request.bundle, launch=request.launch, schedule=request.schedule
+    )
+    return "sha256:" + sha256(content.SerializeToString(deterministic=True)).hexdigest()
+
+
+def reach(path: str, parent: str) -> tuple[str, Scope]:
+    """Reads `projects/{project}` or the wildcard into a project (empty: all) and what of it the caller may see."""
+    project = names.project(path, parent, wildcard=True)
+    return own_project(project) if project else "", calls.principal().scope
