@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -86,26 +86,28 @@ class RunMethods:
 
     def register(
         self,
-        project_name: str | None = None,
+        project_name: str,
         build: bool = True,
-        labels: list[str] | None = None,
+        labels: Sequence[str] | None = None,
         set_schedule_active: bool = True,
+        version_group_id: str | None = None,
+        no_url: bool = False,
         idempotency_key: str | None = None,
-        project_root: str | Path | None = None,
         **kwargs: Any,
     ) -> str | None:
         """Stores the flow's bundle in its storage and registers what the control plane may know of it.
 
-        The same content again is the same version.
+        The same content again is the same version, and is not stored again.
 
         Args:
             project_name: The project, which must exist.
-            build: False to use the bundle that is already stored.
+            build: Accepted for Prefect 1's sake, and without effect: what is stored already is not stored again.
             labels: Labels that an agent must have, besides those of the run config.
             set_schedule_active: False to leave a new schedule paused.
-            idempotency_key: Accepted for Prefect 1's sake; registration is idempotent by content anyway.
-            project_root: Folder whose files the bundle holds; found from the flow's file by default.
-            **kwargs: Options of `heliograph.client.registration.register_flow`.
+            version_group_id: Accepted and without effect: the versions of a flow are grouped by its name.
+            no_url: Accepted and without effect.
+            idempotency_key: Accepted and without effect: registration is idempotent by content.
+            **kwargs: Options of `heliograph.client.registration.register_flow`: `pickle`, `client`, `quiet`, …
 
         Returns:
             The version's name, `projects/P/flows/F/versions/N`; None while a bundle is being loaded.
@@ -113,24 +115,22 @@ class RunMethods:
         Raises:
             InsideFlowBlockError: The flow is still being built.
             FlowError: The graph is not valid.
+            InvalidArgumentError: A clock of the schedule is not one that the control plane can keep.
         """
+        del build, version_group_id, no_url, idempotency_key
         flow = cast("Flow", self)
         if _refused_while_loading(flow, "register"):
             return None
         _refuse_inside_block(flow, "register")
         flow.validate()
+        if flow.schedule is not None:
+            from heliograph.schedules.expansion import validate_spec
+
+            for clock in flow.schedule.clocks:
+                validate_spec(clock.spec)
         from heliograph.client.registration import register_flow
 
-        return register_flow(
-            flow,
-            project_name,
-            build=build,
-            labels=labels,
-            set_schedule_active=set_schedule_active,
-            idempotency_key=idempotency_key,
-            project_root=project_root,
-            **kwargs,
-        )
+        return register_flow(flow, project_name, labels=labels or (), set_schedule_active=set_schedule_active, **kwargs)
 
     def run_agent(self, show_flow_logs: bool = False, **kwargs: Any) -> None:
         """Runs a local agent in this process with the flow's labels, until Ctrl-C.
