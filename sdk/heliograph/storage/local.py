@@ -70,7 +70,7 @@ class Local(Storage):
         except FileNotFoundError as error:
             here = socket.gethostname()
             hint = (
-                f"The files are on host {self._host}, this is {here}: start an agent there, or use storage that both reach."
+                f"The files are on host {self._host}, here is {here}: start an agent there, or use shared storage."
                 if self._host and self._host != here
                 else "Register the flow again, or give the agent the folder it was registered with."
             )
