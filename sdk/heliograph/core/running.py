@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from heliograph.context import context
-from heliograph.exceptions import InsideFlowBlockError, MissingParameterError, UnknownParameterError
+from heliograph.exceptions import InsideFlowBlockError, UnknownParameterError
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -77,7 +77,6 @@ class RunMethods:
                 f"flow {flow.name!r} has no parameter {', '.join(map(repr, sorted(unknown)))};"
                 f" it has {', '.join(sorted(names)) or 'none'}"
             )
-        flow.check_targets()
         if runner_cls is None:
             runner_cls = importlib.import_module("heliograph.engine.flow_runner").FlowRunner
         if flow.schedule is None or run_on_schedule is False:
@@ -235,13 +234,6 @@ def _run_once(
 ) -> State:
     parameters = {**((event.parameter_defaults if event else None) or {}), **given}
     run_context = dict(options.get("context") or {})
-    known = {*parameters, *(run_context.get("parameters") or {})}
-    missing = sorted(p.name for p in flow.parameters() if p.required and p.name not in known)
-    if missing:
-        raise MissingParameterError(
-            f"flow {flow.name!r} needs a value for {', '.join(map(repr, missing))}",
-            hint=f"flow.run({', '.join(f'{name}=…' for name in missing)})",
-        )
     if event is not None:
         run_context.setdefault("scheduled_start_time", event.start_time)
     return cast("State", runner_cls(flow).run(parameters=parameters, **{**options, "context": run_context}))

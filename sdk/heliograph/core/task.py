@@ -197,6 +197,8 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
                 new.tags |= set(value)
             else:
                 new._set_option(attribute, value)  # noqa: SLF001 - of this class
+        created: dict[Task, None] = context.get("_created_tasks") or {}
+        created.pop(self, None)  # it was the pattern of a copy, and so has been used
         _note_created(new)
         return new
 
