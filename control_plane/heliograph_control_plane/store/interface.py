@@ -1,7 +1,7 @@
 """What the services may ask of the store.
 
-Every method returns a `Pending`: `await` it in a coroutine or call `.result()` in a thread. A mutation is answered after
-its durable commit, never before. Methods raise (through the `Pending`) errors of `heliograph.exceptions`:
+Every method returns a `Pending`: `await` it in a coroutine or call `.result()` in a thread. A mutation is answered
+after its durable commit, never before. Methods raise (through the `Pending`) errors of `heliograph.exceptions`:
 `NotFoundError` for what is not there, `InvalidArgumentError` for an unreadable page token, `UnavailableError` when the
 writer's queue is full or the store is closing, and those that a method names.
 
@@ -115,9 +115,7 @@ class Store(Protocol):
     def get_schedule(self, project: str, flow: str) -> Pending[Schedule]:
         """Returns a flow's schedule. Raises NotFoundError when it has none."""
 
-    def list_schedules(
-        self, project: str, scope: Scope, page_size: int, page_token: str
-    ) -> Pending[Page[Schedule]]:
+    def list_schedules(self, project: str, scope: Scope, page_size: int, page_token: str) -> Pending[Page[Schedule]]:
         """Lists schedules by project and flow. An empty `project` means all of `scope`."""
 
     def set_schedule_paused(self, project: str, flow: str, paused: bool) -> Pending[Schedule]:
@@ -207,9 +205,7 @@ class Store(Protocol):
         """Gives back a run that was not launched: to the queue after `back_off_micros`, or Crashed when `failure` is
         not empty. Raises LeaseLostError."""
 
-    def heartbeat_agent(
-        self, agent: str, held: Sequence[HeldRun], draining: bool
-    ) -> Pending[tuple[RunCommand, ...]]:
+    def heartbeat_agent(self, agent: str, held: Sequence[HeldRun], draining: bool) -> Pending[tuple[RunCommand, ...]]:
         """Notes that the agent lives, renews leases, and returns what to do with its runs."""
 
     def report_flow_run_exit(

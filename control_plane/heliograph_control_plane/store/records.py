@@ -498,12 +498,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class RunPrincipal:
-    """What a run token stands for. `logs_only`: the run is finished; its last lines may still come."""
+    """What a run token stands for.
+
+    Attributes:
+        epoch: The epoch that the token is bound to.
+        ended: The run is finished or leased anew: only reports (which the epoch fences, and which may repeat the last
+            batch) and late log lines are welcome, for 10 minutes; nothing else may be done with the token.
+    """
 
     run_id: str
     project: str
     epoch: int
-    logs_only: bool
+    ended: bool
 
 
 # --- logs -----------------------------------------------------------------------------------------------------------

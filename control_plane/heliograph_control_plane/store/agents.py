@@ -1,0 +1,74 @@
+"""Agents: registered, seen, listed, forgotten."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from heliograph.exceptions import IllegalTransitionError, NotFoundError
+from heliograph_control_plane.domain.runs import ONLINE_WITHIN, Phase
+from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.paging import decode_token, page_of
+from heliograph_control_plane.store.records import Agent, AgentSpec, Page
+from heliograph_control_plane.store.writer import Transaction
+
+_a = schema.agents.c
+_t = schema.flow_runs.c
+
+
+def _agent(row: Row[Any], now: int) -> Agent:
+    return Agent(
+        row.name, row.launcher, tuple(json.loads(row.labels)), row.version, row.host, row.capacity,
+        tuple(json.loads(row.projects)), row.running, bool(row.draining), row.create_micros,
+        row.last_seen_micros, now - row.last_seen_micros <= ONLINE_WITHIN,
+    )  # fmt: skip
+
+
+def register_agent(tx: Transaction, spec: AgentSpec) -> Agent:
+    """Makes or renews an agent."""
+    values: dict[str, Any] = {
+        "launcher": spec.launcher, "labels": json.dumps(sorted(set(spec.labels))), "version": spec.version,
+        "host": spec.host, "capacity": spec.capacity, "projects": json.dumps(sorted(set(spec.projects))),
+        "draining": 0, "last_seen_micros": tx.now,
+    }  # fmt: skip
+    known = tx.connection.execute(update(schema.agents).where(_a.name == spec.name).values(values)).rowcount
+    if not known:
+        tx.connection.execute(insert(schema.agents).values(name=spec.name, running=0, create_micros=tx.now, **values))
+    return get_agent(tx.connection, spec.name, tx.now)
+
+
+def note_heartbeat(tx: Transaction, name: str, running: int, draining: bool) -> None:
+    """Notes that an agent lives. Raises NotFoundError."""
+    known = tx.connection.execute(
+        update(schema.agents)
+        .where(_a.name == name)
+        .values(running=running, draining=int(draining), last_seen_micros=tx.now)
+    ).rowcount
+    if not known:
+        raise NotFoundError(f"there is no agent {name}")
+
+
+def get_agent(connection: Connection, name: str, now: int) -> Agent:
+    """Returns one agent."""
+    row = connection.execute(select(schema.agents).where(_a.name == name)).first()
+    if row is None:
+        raise NotFoundError(f"there is no agent {name}")
+    return _agent(row, now)
+
+
+def list_agents(connection: Connection, size: int, token: str, now: int) -> Page[Agent]:
+    """Lists agents by name."""
+    query = select(schema.agents).order_by(_a.name).limit(size + 1)
+    if (after := decode_token(token, str)) is not None:
+        query = query.where(_a.name > after[0])
+    return page_of(connection.execute(query).all(), size, lambda row: _agent(row, now), lambda row: (row.name,))
+
+
+def delete_agent(tx: Transaction, name: str) -> None:
+    """Forgets an agent that holds nothing."""
+    held = select(_t.id).where(_t.agent == name, _t.phase.in_([Phase.OFFERED, Phase.HELD])).limit(1)
+    if tx.connection.scalar(held) is not None:
+        raise IllegalTransitionError(f"agent {name} holds leases")
+    tx.connection.execute(delete(schema.agents).where(_a.name == name))

@@ -1,0 +1,236 @@
+"""Connections to the two databases, and what differs between them.
+
+SQLite: one file in WAL mode at `synchronous=FULL` (log lines in a second one at NORMAL), held by exactly one process
+through a lock file. PostgreSQL: psycopg 3 without prepared statements or session state, so that a transaction pooler
+may stand in front.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Connection, Engine, LargeBinary, Table, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from heliograph.exceptions import ConfigurationError
+from heliograph_control_plane.store.errors import StoreInUseError
+
+_BUSY_MILLIS: Final = 10_000
+_CHECKPOINT_PAGES: Final = 4_000
+_CLOCK_CHECK_SECONDS: Final = 30.0
+
+
+class Database:
+    """One database: where it is, how connections to it are made, what time it is there."""
+
+    def __init__(self, url: str) -> None:
+        """Opens nothing yet, but takes the lock of a SQLite file.
+
+        Args:
+            url: `sqlite:///path/to/file` or `postgresql://user@host/name`.
+
+        Raises:
+            ConfigurationError: The URL cannot be read or names another kind of database.
+            StoreInUseError: Another process has the SQLite file open.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise ConfigurationError("the store's URL cannot be read", hint=_URL_HINT) from error
+        backend = parsed.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise ConfigurationError(f"{backend} is no kind of store", hint=_URL_HINT)
+        self.kind = backend
+        self._lock: int | None = None
+        self._clock_offset = 0
+        self._clock_checked = float("-inf")
+        if backend == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise ConfigurationError("a SQLite store needs a file", hint=_URL_HINT)
+            path = Path(parsed.database).absolute()
+            self._lock = _lock_file(path)
+            self.main = _sqlite_engine(path, "FULL")
+            self.logs = _sqlite_engine(path.with_name(path.name + "-logs"), "NORMAL")
+            self.reading = _sqlite_engine(path, "FULL", read_only=True)
+            self.reading_logs = _sqlite_engine(path.with_name(path.name + "-logs"), "NORMAL", read_only=True)
+        else:
+            self.main = _postgresql_engine(parsed, durable=True)
+            self.logs = self.main
+            self.reading = self.reading_logs = _postgresql_engine(parsed, durable=False)
+
+    def engines(self) -> tuple[Engine, ...]:
+        """The databases that have a schema: one on PostgreSQL, two files on SQLite."""
+        return (self.main,) if self.main is self.logs else (self.main, self.logs)
+
+    def now(self) -> int:
+        """The time in microseconds. On PostgreSQL it follows the database's clock (`check_clock`)."""
+        return time.time_ns() // 1000 + self._clock_offset
+
+    def check_clock(self, connection: Connection) -> None:
+        """Compares this host's clock with the database's, now and then. Decisions of all replicas use the latter."""
+        if self.kind == "sqlite" or time.monotonic() - self._clock_checked < _CLOCK_CHECK_SECONDS:
+            return
+        before = time.time_ns() // 1000
+        there = connection.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
+        after = time.time_ns() // 1000
+        assert there is not None
+        self._clock_offset = there - (before + after) // 2
+        self._clock_checked = time.monotonic()
+
+    def dispose(self) -> None:
+        """Closes pooled connections and lets go of the lock."""
+        for engine in {id(e): e for e in (self.main, self.logs, self.reading, self.reading_logs)}.values():
+            engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+_URL_HINT: Final = "sqlite:///path/to/heliograph.db or postgresql://user@host/name"
+
+
+def _lock_file(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StoreInUseError(
+            f"the database {path} is in use by another process{f' (process {holder})' if holder else ''}",
+            hint="stop the other control plane, or use PostgreSQL to run several",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _sqlite_engine(path: Path, synchronous: str, *, read_only: bool = False) -> Engine:
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    engine = create_engine(
+        URL.create("sqlite+pysqlite", database=str(path)),
+        poolclass=NullPool,
+        connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": 512},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in (
+            f"busy_timeout = {_BUSY_MILLIS}",
+            "journal_mode = WAL",
+            f"synchronous = {synchronous}",
+            "foreign_keys = ON",
+            "secure_delete = ON",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            "journal_size_limit = 67108864",
+            "cache_size = -65536",
+            "temp_store = MEMORY",
+            f"query_only = {'ON' if read_only else 'OFF'}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql_engine(url: URL, *, durable: bool) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED" if durable else "AUTOCOMMIT",
+        connect_args={"prepare_threshold": None, "connect_timeout": 10},
+    )
+    if durable:
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+
+    return engine
+
+
+# --- statements over many rows --------------------------------------------------------------------------------------
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkStatement:
+    """A statement over many rows at once: one call per row inside SQLite, one over arrays on PostgreSQL."""
+
+    sqlite: str
+    postgresql: str
+
+    def run(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Runs it; every row is a tuple of values in the order of the columns. Returns how many rows it changed."""
+        if not rows:
+            return 0
+        if connection.dialect.name == "sqlite":
+            return connection.exec_driver_sql(self.sqlite, list(rows)).rowcount
+        return connection.exec_driver_sql(
+            self.postgresql, tuple(list(column) for column in zip(*rows, strict=True))
+        ).rowcount
+
+
+def bulk_insert(table: Table, columns: Sequence[str], suffix: str = "") -> BulkStatement:
+    """An INSERT of these columns; `suffix` is what follows, the same for both databases (`ON CONFLICT …`)."""
+    names = ", ".join(columns)
+    marks = ", ".join("?" for _ in columns)
+    arrays = ", ".join(f"%s::{_array(table, name)}" for name in columns)
+    return BulkStatement(
+        f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {suffix}",  # noqa: S608 - made of this schema's names
+        f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays}) {suffix}",  # noqa: S608 - made of this schema's names
+    )
+
+
+def bulk_update(table: Table, keys: Sequence[str], columns: Sequence[str], extra: str = "") -> BulkStatement:
+    """An UPDATE by equal `keys`. Rows hold the new values of `columns`, then the keys; `extra` is a further
+    assignment in SQL, the same for both databases."""
+    changes = ", ".join(f"{name} = ?" for name in columns) + extra
+    where = " AND ".join(f"{name} = ?" for name in keys)
+    arrays = ", ".join(f"%s::{_array(table, name)}" for name in (*columns, *keys))
+    names = ", ".join([*(f"c_{name}" for name in columns), *(f"k_{name}" for name in keys)])
+    pg_changes = ", ".join(f"{name} = v.c_{name}" for name in columns) + extra
+    pg_where = " AND ".join(f"t.{name} = v.k_{name}" for name in keys)
+    return BulkStatement(
+        f"UPDATE {table.name} SET {changes} WHERE {where}",  # noqa: S608 - made of this schema's names
+        f"UPDATE {table.name} AS t SET {pg_changes} FROM unnest({arrays}) AS v({names}) WHERE {pg_where}",  # noqa: S608 - as above
+    )
+
+
+def _array(table: Table, column: str) -> str:
+    kind = table.c[column].type
+    if isinstance(kind, BigInteger):
+        return "bigint[]"
+    return "bytea[]" if isinstance(kind, LargeBinary) else "text[]"
+
+
+# --- what went wrong ------------------------------------------------------------------------------------------------
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """True for a deadlock or a serialisation failure: the transaction may simply be run again."""
+    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+
+
+def is_fatal(error: DBAPIError) -> bool:
+    """True when the disk under SQLite failed: what was synced is unknown, so nothing may be acknowledged any more."""
+    name = str(getattr(error.orig, "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))

@@ -1,0 +1,320 @@
+"""Flow runs as people see them: created, read, listed, cancelled; their histories and task runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, func, insert, or_, select, tuple_, union_all
+
+from heliograph.api.v1 import states_pb2
+from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.exceptions import AlreadyExistsError, IllegalTransitionError, NotFoundError
+from heliograph_control_plane.domain import runs as rules
+from heliograph_control_plane.domain.runs import Phase
+from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.events import decode_counts
+from heliograph_control_plane.store.flows import requirement_id
+from heliograph_control_plane.store.heads import add_states, load_head, save_heads
+from heliograph_control_plane.store.paging import decode_token, page_of
+from heliograph_control_plane.store.records import (
+    FlowRun,
+    FlowRunQuery,
+    FlowRunStateRecord,
+    NewFlowRun,
+    Page,
+    RequestKey,
+    Requirement,
+    TaskRun,
+    TaskRunStateRecord,
+)
+from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.writer import Transaction
+
+_p = schema.projects.c
+_f = schema.flows.c
+_v = schema.flow_versions.c
+_r = schema.requirements.c
+_t = schema.flow_runs.c
+_k = schema.task_runs.c
+_ks = schema.task_run_states.c
+
+_RUN: Final[Select[Any]] = (
+    select(
+        _t.id, _t.uuid, _t.run_name, _p.name.label("project"), _f.name.label("flow"), _v.version, _t.state,
+        _t.state_micros, _t.parameters_json, _r.labels, _r.launcher, _r.host, _t.create_micros,
+        _t.scheduled_micros, _t.start_micros, _t.end_micros, _t.created_by, _t.attempt, _t.epoch, _t.agent,
+        _t.failure, _t.last_sequence, _t.presumed_dead, _t.missing_events, _t.counts, _t.cancel_requested,
+        _t.heard_micros, _t.phase, _t.version_id,
+    )
+    .join_from(schema.flow_runs, schema.flows, _f.id == _t.flow_id)
+    .join(schema.projects, _p.id == _t.project_id)
+    .join(schema.flow_versions, _v.id == _t.version_id)
+    .join(schema.requirements, _r.id == _t.requirement_id)
+)  # fmt: skip
+
+
+def make_run(row: Row[Any], now: int) -> FlowRun:
+    """Makes a record from a row of the run query, as it is at `now`."""
+    state = StateCode(row.state)
+    return FlowRun(
+        run_id=row.uuid, run_name=row.run_name, project=row.project, flow=row.flow, version=row.version,
+        state=state, state_micros=row.state_micros, parameters_json=row.parameters_json,
+        labels=tuple(json.loads(row.labels)), launcher=row.launcher, host=row.host,
+        create_micros=row.create_micros, scheduled_micros=row.scheduled_micros, start_micros=row.start_micros,
+        end_micros=row.end_micros, created_by=row.created_by, attempt=row.attempt, epoch=row.epoch,
+        agent=row.agent, failure=row.failure or b"", last_sequence=row.last_sequence,
+        lost=rules.is_lost(state, Phase(row.phase), row.heard_micros, now),
+        presumed_dead=bool(row.presumed_dead), late_micros=rules.lateness(state, row.scheduled_micros, now),
+        missing_events=row.missing_events, counts=decode_counts(row.counts),
+        cancel_requested=bool(row.cancel_requested), heard_micros=row.heard_micros,
+    )  # fmt: skip
+
+
+def failure_of(reason: FailureCode) -> bytes:
+    """A failure that the control plane itself found."""
+    return states_pb2.Failure(reason=states_pb2.FailureReason.ValueType(reason)).SerializeToString()
+
+
+# --- creating -------------------------------------------------------------------------------------------------------
+
+
+def create_flow_run(tx: Transaction, new: NewFlowRun, request: RequestKey | None) -> FlowRun:
+    """Creates a run, or returns the one that the same request made."""
+    if request is not None and (made := find_effect(tx, request)) is not None:
+        return read_run(tx.connection, made, tx.now)
+    wanted = _f.latest_version if new.version == 0 else new.version
+    version = tx.connection.execute(
+        select(_f.project_id, _f.id.label("flow_id"), _v.id, _v.version, _v.requirement_id, _r.labels,
+               _r.launcher, _r.host)
+        .join_from(schema.flow_versions, schema.flows, _f.id == _v.flow_id)
+        .join(schema.projects, _p.id == _f.project_id)
+        .join(schema.requirements, _r.id == _v.requirement_id)
+        .where(_p.name == new.project, _f.name == new.flow, _v.version == wanted)
+    ).first()  # fmt: skip
+    if version is None:
+        raise NotFoundError(
+            f"there is no flow {new.project}/{new.flow}" + (f" version {new.version}" if new.version else "")
+        )
+    if tx.connection.scalar(select(_t.id).where(_t.uuid == new.run_id)) is not None:
+        raise AlreadyExistsError(f"flow run {new.run_id} exists")
+    requirement, labels = version.requirement_id, tuple(json.loads(version.labels))
+    if new.labels is not None and tuple(sorted(set(new.labels))) != labels:
+        labels = tuple(sorted(set(new.labels)))
+        requirement = requirement_id(tx, version.project_id, version.launcher, version.host, labels)
+    scheduled = new.scheduled_micros or tx.now
+    key = tx.connection.scalar(
+        insert(schema.flow_runs)
+        .values(
+            uuid=new.run_id, project_id=version.project_id, flow_id=version.flow_id, version_id=version.id,
+            requirement_id=requirement, run_name=new.run_name, parameters_json=new.parameters_json,
+            created_by=new.created_by, create_micros=tx.now, scheduled_micros=scheduled,
+            state=int(StateCode.SCHEDULED), state_micros=tx.now, state_ordinal=1, ready_micros=scheduled,
+            deadline_micros=rules.deadline(StateCode.SCHEDULED, Phase.NONE, scheduled),
+        )
+        .returning(_t.id)
+    )  # fmt: skip
+    add_states(tx, [(key, 1, int(StateCode.SCHEDULED), tx.now, tx.now, new.created_by, 0, None)])
+    if request is not None:
+        record_effect(tx, request, new.run_id)
+    tx.runs.add(new.run_id)
+    tx.becomes_ready(Requirement(new.project, version.launcher, version.host, labels), scheduled)
+    return FlowRun(
+        run_id=new.run_id, run_name=new.run_name, project=new.project, flow=new.flow, version=version.version,
+        state=StateCode.SCHEDULED, state_micros=tx.now, parameters_json=new.parameters_json, labels=labels,
+        launcher=version.launcher, host=version.host, create_micros=tx.now, scheduled_micros=scheduled,
+        start_micros=0, end_micros=0, created_by=new.created_by, attempt=0, epoch=0, agent="", failure=b"",
+        last_sequence=0, lost=False, presumed_dead=False, late_micros=max(0, tx.now - scheduled),
+        missing_events=0, counts=(), cancel_requested=False, heard_micros=0,
+    )  # fmt: skip
+
+
+# --- changing -------------------------------------------------------------------------------------------------------
+
+
+def cancel_flow_run(tx: Transaction, run_id: str, by: str) -> FlowRun:
+    """Cancels a run, or asks for its end."""
+    head = load_head(tx, run_id)
+    target = rules.cancelled_state(head.state)
+    if target is None:
+        raise IllegalTransitionError(f"the run is {head.state.name.capitalize()}: it cannot be cancelled")
+    if target is not head.state:
+        head.cancel_requested = 1
+        head.enter(target, tx.now, tx.now, by)
+        save_heads(tx, [head])
+    return read_run(tx.connection, run_id, tx.now)
+
+
+def confirm_flow_run_dead(tx: Transaction, run_id: str, by: str) -> FlowRun:
+    """Takes an operator's word that the process of a lost run is dead. The history says who gave it."""
+    head = load_head(tx, run_id)
+    if not (head.presumed_dead or rules.is_lost(head.state, head.phase, head.heard_micros, tx.now)):
+        raise IllegalTransitionError("the run is not lost")
+    head.enter(rules.exited_state(bool(head.cancel_requested)), tx.now, tx.now, by, failure_of(FailureCode.OPERATOR))
+    save_heads(tx, [head])
+    return read_run(tx.connection, run_id, tx.now)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_run(connection: Connection, run_id: str, now: int) -> FlowRun:
+    """Returns one run."""
+    row = connection.execute(_RUN.where(_t.uuid == run_id)).first()
+    if row is None:
+        raise NotFoundError(f"there is no flow run {run_id}")
+    return make_run(row, now)
+
+
+def read_runs(connection: Connection, run_ids: Sequence[str], now: int) -> tuple[FlowRun, ...]:
+    """Returns those of these runs that are there, in the order asked for."""
+    rows = {row.uuid: row for row in connection.execute(_RUN.where(_t.uuid.in_(run_ids)))}
+    return tuple(make_run(rows[run_id], now) for run_id in run_ids if run_id in rows)
+
+
+def read_rows(connection: Connection, keys: Sequence[int]) -> Sequence[Row[Any]]:
+    """Returns rows of the run query by key, the earliest scheduled first."""
+    return connection.execute(_RUN.where(_t.id.in_(keys)).order_by(_t.scheduled_micros, _t.id)).all()
+
+
+def list_flow_runs(connection: Connection, query: FlowRunQuery, now: int) -> Page[FlowRun]:
+    """Lists runs, newest first."""
+    limit = query.page_size + 1
+    after = decode_token(query.page_token, int)
+    keys = select(_t.id)
+    if query.project:
+        found = connection.scalar(select(_p.id).where(_p.name == query.project))
+        if found is None or (query.scope is not None and query.project not in query.scope):
+            raise NotFoundError(f"there is no project {query.project}")
+        keys = keys.where(_t.project_id == found)
+        if query.flow:
+            flow = connection.scalar(select(_f.id).where(_f.project_id == found, _f.name == query.flow))
+            if flow is None:
+                raise NotFoundError(f"there is no flow {query.project}/{query.flow}")
+            keys = keys.where(_t.flow_id == flow)
+    elif query.scope is not None:
+        keys = keys.where(_t.project_id.in_(select(_p.id).where(_p.name.in_(query.scope))))
+    if after is not None:
+        keys = keys.where(_t.id < after[0])
+    if query.prefix:
+        keys = keys.where(
+            or_(
+                (_t.uuid >= query.prefix) & (_t.uuid < query.prefix + "\U0010ffff"),
+                func.substr(_t.run_name, 1, len(query.prefix)) == query.prefix,
+            )
+        )
+    newest = [
+        keys.where(_t.state == state).order_by(_t.id.desc()).limit(limit).subquery()
+        for state in dict.fromkeys(query.states)
+    ] or [keys.order_by(_t.id.desc()).limit(limit).subquery()]
+    union = union_all(*(select(part.c.id) for part in newest)).subquery()
+    ids = list(connection.scalars(select(union.c.id).order_by(union.c.id.desc()).limit(limit)))
+    rows = connection.execute(_RUN.where(_t.id.in_(ids)).order_by(_t.id.desc())).all()
+    return page_of(rows, query.page_size, lambda row: make_run(row, now), lambda row: (row.id,))
+
+
+def run_key(connection: Connection, run_id: str) -> int:
+    """Returns a run's key."""
+    key: int | None = connection.scalar(select(_t.id).where(_t.uuid == run_id))
+    if key is None:
+        raise NotFoundError(f"there is no flow run {run_id}")
+    return key
+
+
+def list_flow_run_states(connection: Connection, run_id: str) -> tuple[FlowRunStateRecord, ...]:
+    """Lists the states of a run."""
+    table = schema.flow_run_states.c
+    query = select(
+        table.ordinal, table.state, table.time_micros, table.receive_micros, table.set_by, table.epoch,
+        table.failure,
+    ).where(table.run_id == run_key(connection, run_id)).order_by(table.ordinal)  # fmt: skip
+    return tuple(
+        FlowRunStateRecord(ordinal, StateCode(state), time, received, set_by, epoch, failure or b"")
+        for ordinal, state, time, received, set_by, epoch, failure in connection.execute(query)
+    )
+
+
+# --- task runs ------------------------------------------------------------------------------------------------------
+
+_TASK: Final[Select[Any]] = select(
+    _k.task, _k.map_index, _k.state, _k.state_micros, _k.start_micros, _k.end_micros, _k.run_count, _k.failure,
+    _k.child_count, _k.last_sequence, _k.result_stored,
+)  # fmt: skip
+
+
+def _task_run(run_id: str, row: Row[Any]) -> TaskRun:
+    return TaskRun(
+        run_id, row.task, None if row.map_index < 0 else row.map_index, StateCode(row.state), row.state_micros,
+        row.start_micros, row.end_micros, row.run_count, row.failure or b"", row.child_count,
+        row.last_sequence, bool(row.result_stored),
+    )  # fmt: skip
+
+
+def get_task_run(connection: Connection, run_id: str, task: int, map_index: int | None) -> TaskRun:
+    """Returns one task run."""
+    child = -1 if map_index is None else map_index
+    row = connection.execute(
+        _TASK.where(_k.run_id == run_key(connection, run_id), _k.task == task, _k.map_index == child)
+    ).first()
+    if row is None:
+        raise NotFoundError("there is no such task run")
+    return _task_run(run_id, row)
+
+
+def list_task_runs(
+    connection: Connection, run_id: str, states: Sequence[StateCode], size: int, token: str
+) -> Page[TaskRun]:
+    """Lists task runs by task and map index."""
+    query = _TASK.where(_k.run_id == run_key(connection, run_id))
+    if states:
+        query = query.where(_k.state.in_([int(state) for state in states]))
+    if (after := decode_token(token, int, int)) is not None:
+        query = query.where(tuple_(_k.task, _k.map_index) > after)
+    rows = connection.execute(query.order_by(_k.task, _k.map_index).limit(size + 1)).all()
+    return page_of(rows, size, lambda row: _task_run(run_id, row), lambda row: (row.task, row.map_index))
+
+
+def list_changed_task_runs(
+    connection: Connection, run_id: str, epoch: int, after_sequence: int, limit: int
+) -> tuple[tuple[TaskRun, ...], int]:
+    """Returns task runs that events beyond a sequence changed, and where to go on."""
+    key = run_key(connection, run_id)
+    events = connection.execute(
+        select(_ks.sequence, _ks.task, _ks.map_index)
+        .where(_ks.run_id == key, _ks.epoch == epoch, _ks.sequence > after_sequence)
+        .order_by(_ks.sequence)
+        .limit(limit)
+    ).all()
+    if not events:
+        return (), after_sequence
+    places = list({(row.task, row.map_index) for row in events})
+    rows: list[Row[Any]] = []
+    for start in range(0, len(places), 400):
+        part = places[start : start + 400]
+        rows.extend(connection.execute(_TASK.where(_k.run_id == key, tuple_(_k.task, _k.map_index).in_(part))))
+    rows.sort(key=lambda row: (row.task, row.map_index))
+    return tuple(_task_run(run_id, row) for row in rows), events[-1].sequence
+
+
+def list_task_run_states(
+    connection: Connection, run_id: str, task: int | None, map_index: int | None, size: int, token: str
+) -> Page[TaskRunStateRecord]:
+    """Lists task states in the order in which they happened."""
+    query: Select[Any] = select(
+        _ks.sequence, _ks.task, _ks.map_index, _ks.state, _ks.time_micros, _ks.run_count, _ks.epoch
+    ).where(_ks.run_id == run_key(connection, run_id))
+    if task is not None:
+        query = query.where(_ks.task == task, _ks.map_index == (-1 if map_index is None else map_index))
+    if (after := decode_token(token, int, int)) is not None:
+        query = query.where(tuple_(_ks.epoch, _ks.sequence) > after)
+    rows = connection.execute(query.order_by(_ks.epoch, _ks.sequence).limit(size + 1)).all()
+    return page_of(
+        rows,
+        size,
+        lambda row: TaskRunStateRecord(
+            row.sequence, row.task, None if row.map_index < 0 else row.map_index, StateCode(row.state),
+            row.time_micros, row.run_count, row.epoch,
+        ),
+        lambda row: (row.epoch, row.sequence),
+    )  # fmt: skip

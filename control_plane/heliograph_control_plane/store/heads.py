@@ -1,0 +1,153 @@
+"""The part of a run's row that changes: loaded, changed by the rules of the domain, and written back fenced.
+
+Every change of a run goes this way, except the claim, which is one conditional statement of its own. Writing back
+names the epoch, sequence and history that were read: a row that changed meanwhile is never overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import bindparam, select
+
+from heliograph.engine.codes import StateCode
+from heliograph.exceptions import InternalError, NotFoundError
+from heliograph_control_plane.domain import runs as rules
+from heliograph_control_plane.domain.runs import Phase
+from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.database import Row, bulk_insert, bulk_update
+from heliograph_control_plane.store.writer import Transaction
+
+_COLUMNS: Final = (
+    "state", "state_micros", "state_ordinal", "start_micros", "end_micros", "phase", "attempt", "epoch", "agent",
+    "ready_micros", "heard_micros", "deadline_micros", "last_sequence", "missing_events", "counts",
+    "cancel_requested", "presumed_dead", "failure",
+)  # fmt: skip
+_t = schema.flow_runs.c
+_SELECT = (
+    select(_t.id, _t.uuid, _t.requirement_id, _t.scheduled_micros, *(_t[name] for name in _COLUMNS))
+    .where(_t.uuid.in_(bindparam("uuids", expanding=True)))
+    .order_by(_t.id)
+)
+_SELECT_LOCKED = _SELECT.with_for_update()
+_SAVE = bulk_update(schema.flow_runs, ("id", "epoch", "last_sequence", "state_ordinal"), _COLUMNS)
+_ADD_STATES = bulk_insert(
+    schema.flow_run_states,
+    ("run_id", "ordinal", "state", "time_micros", "receive_micros", "set_by", "epoch", "failure"),
+)
+
+
+@dataclass(slots=True)
+class Head:
+    """A run as it is being changed. `fence` is what was read; `history` are states to add."""
+
+    id: int
+    uuid: str
+    requirement_id: int
+    scheduled_micros: int
+    state: StateCode
+    state_micros: int
+    state_ordinal: int
+    start_micros: int
+    end_micros: int
+    phase: Phase
+    attempt: int
+    epoch: int
+    agent: str
+    ready_micros: int | None
+    heard_micros: int
+    deadline_micros: int | None
+    last_sequence: int
+    missing_events: int
+    counts: str
+    cancel_requested: int
+    presumed_dead: int
+    failure: bytes | None
+    fence: tuple[int, int, int] = (0, 0, 0)
+    history: list[Row] = field(default_factory=list)
+
+    def enter(self, state: StateCode, time: int, now: int, set_by: str, failure: bytes = b"") -> None:
+        """Enters a state: adds it to the history, and ends the run when the state is a final one."""
+        self.state = state
+        self.state_micros = time
+        self.state_ordinal += 1
+        self.failure = failure or None
+        self.presumed_dead = 0
+        self.history.append((self.id, self.state_ordinal, int(state), time, now, set_by, self.epoch, failure or None))
+        if state is StateCode.RUNNING and not self.start_micros:
+            self.start_micros = time
+        if state.is_finished:
+            self.end_micros = time
+            self.phase = Phase.ENDED
+            self.ready_micros = self.deadline_micros = None
+            self.heard_micros = now
+        else:
+            self.end_micros = 0
+
+    def queue(self, ready: int) -> None:
+        """Puts the run back into the queue, claimable from `ready` on."""
+        self.phase = Phase.NONE
+        self.ready_micros = ready
+        self.deadline_micros = rules.deadline(StateCode.SCHEDULED, Phase.NONE, ready)
+
+    def hold(self, now: int) -> None:
+        """Gives the run to the holder of its epoch."""
+        self.phase = Phase.HELD
+        self.ready_micros = None
+        self.heard_micros = now
+        self.deadline_micros = now + rules.LOST_AFTER
+
+    def hear(self, now: int, set_by: str) -> None:
+        """Renews the lease of a held run, and takes back the presumption that it is dead."""
+        if self.presumed_dead:
+            self.enter(rules.revived_state(self.start_micros > 0, bool(self.cancel_requested)), now, now, set_by)
+            self.hold(now)
+        elif self.phase is Phase.HELD:
+            self.heard_micros = now
+
+    @property
+    def is_final(self) -> bool:
+        """True when the run is finished for certain."""
+        return self.state.is_finished and not self.presumed_dead
+
+
+def load_heads(tx: Transaction, uuids: Collection[str]) -> dict[str, Head]:
+    """Loads runs to change them, locked where several writers share the database. Unknown ones are left out."""
+    statement = _SELECT_LOCKED if tx.locking else _SELECT
+    heads: dict[str, Head] = {}
+    for row in tx.connection.execute(statement, {"uuids": list(uuids)}):
+        head = Head(*row)
+        head.state, head.phase = StateCode(head.state), Phase(head.phase)
+        head.fence = (head.epoch, head.last_sequence, head.state_ordinal)
+        heads[head.uuid] = head
+    return heads
+
+
+def load_head(tx: Transaction, uuid: str) -> Head:
+    """Loads one run to change it. Raises NotFoundError."""
+    head = load_heads(tx, (uuid,)).get(uuid)
+    if head is None:
+        raise NotFoundError(f"there is no flow run {uuid}")
+    return head
+
+
+def save_heads(tx: Transaction, heads: Iterable[Head]) -> None:
+    """Writes changed runs and their new states."""
+    rows: list[Row] = []
+    history: list[Row] = []
+    for head in heads:
+        rows.append((*(getattr(head, name) for name in _COLUMNS), head.id, *head.fence))
+        history.extend(head.history)
+        head.history = []
+        head.fence = (head.epoch, head.last_sequence, head.state_ordinal)
+        tx.runs.add(head.uuid)
+    if _SAVE.run(tx.connection, rows) != len(rows):
+        raise InternalError("a run changed while it was written")
+    _ADD_STATES.run(tx.connection, history)
+
+
+def add_states(tx: Transaction, rows: list[Row]) -> None:
+    """Writes first states of new runs: (run id, ordinal, state, time, receive time, set by, epoch, failure)."""
+    _ADD_STATES.run(tx.connection, rows)

@@ -1,0 +1,329 @@
+"""Leases: the claim in one conditional statement, acceptance, release, heartbeats, proofs of death, deadlines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select, text, update
+
+from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.exceptions import IllegalTransitionError, InvalidArgumentError, LeaseLostError, NotFoundError
+from heliograph_control_plane.domain import batches
+from heliograph_control_plane.domain import runs as rules
+from heliograph_control_plane.domain.matching import match
+from heliograph_control_plane.domain.runs import Phase
+from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.admin import quarantine
+from heliograph_control_plane.store.agents import note_heartbeat
+from heliograph_control_plane.store.database import bulk_insert
+from heliograph_control_plane.store.events import adopt, command_for
+from heliograph_control_plane.store.flow_runs import failure_of, make_run, read_rows, read_run
+from heliograph_control_plane.store.flows import read_requirements, read_versions
+from heliograph_control_plane.store.heads import Head, load_head, load_heads, save_heads
+from heliograph_control_plane.store.records import (
+    FlowRun,
+    HeldRun,
+    Lease,
+    Reaped,
+    RequestKey,
+    RunCommand,
+    RunCommandKind,
+    Scope,
+    Upcoming,
+)
+from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.writer import Transaction
+
+_t = schema.flow_runs.c
+_r = schema.requirements.c
+_a = schema.agents.c
+
+_CLAIM_SET = (
+    "SET phase = 1, epoch = {greatest}(flow_runs.epoch, :epoch_base) + 1, agent = :agent, last_sequence = 0,"
+    " ready_micros = NULL, heard_micros = :now, deadline_micros = :expire"
+)
+_CLAIM_SQLITE = text(  # the pieces are constants
+    f"UPDATE flow_runs {_CLAIM_SET.format(greatest='max')} WHERE id IN ("
+    " SELECT run.id FROM json_each(:requirements) AS wanted JOIN flow_runs AS run ON run.id IN ("
+    "  SELECT id FROM flow_runs WHERE requirement_id = wanted.value AND ready_micros <= :now"
+    "  ORDER BY ready_micros, id LIMIT :count)"
+    " ORDER BY run.ready_micros, run.id LIMIT :count)"
+    " AND ready_micros <= :now RETURNING id, epoch"
+)
+_CLAIM_POSTGRESQL = text(
+    "WITH due AS MATERIALIZED (SELECT run.id FROM unnest(CAST(:requirements AS bigint[])) AS wanted (id)"
+    " CROSS JOIN LATERAL (SELECT id, ready_micros FROM flow_runs"
+    "  WHERE requirement_id = wanted.id AND ready_micros <= :now"
+    "  ORDER BY ready_micros, id LIMIT :count FOR UPDATE SKIP LOCKED) AS run"
+    " ORDER BY run.ready_micros, run.id LIMIT :count)"
+    f" UPDATE flow_runs {_CLAIM_SET.format(greatest='greatest')} FROM due"
+    " WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= :now RETURNING flow_runs.id, flow_runs.epoch"
+)
+
+
+class LeaseStore:
+    """Leases under the incarnation that the store has now."""
+
+    def __init__(self, incarnation: str, epoch_base: int) -> None:
+        self.incarnation = incarnation
+        self.epoch_base = epoch_base
+
+    def claim(self, tx: Transaction, agent: str, request_id: str, max_runs: int, scope: Scope) -> tuple[Lease, ...]:
+        """Leases due runs that the agent fits, the longest due first."""
+        row = tx.connection.execute(
+            select(_a.launcher, _a.labels, _a.host, _a.projects).where(_a.name == agent)
+        ).first()
+        if row is None:
+            raise NotFoundError(f"there is no agent {agent}")
+        request = RequestKey(f"LeaseFlowRuns/{agent}", request_id, b"")
+        if request_id and (given := find_effect(tx, request)) is not None:
+            return self._given(tx, agent, json.loads(given))
+        fitting = _fitting(tx, row, scope)
+        if not fitting or max_runs < 1:
+            return ()
+        claimed = self._take(tx, agent, fitting, max_runs)
+        if not claimed:
+            return ()
+        if request_id:
+            record_effect(tx, request, json.dumps(claimed))
+        return self._leases(tx, [key for key, _ in claimed])
+
+    def _take(self, tx: Transaction, agent: str, fitting: list[int], count: int) -> list[tuple[int, int]]:
+        """The claim itself: a run is given to whoever finds it claimable, in the statement that makes it not so."""
+        rows = tx.connection.execute(
+            _CLAIM_POSTGRESQL if tx.locking else _CLAIM_SQLITE,
+            {
+                "requirements": fitting if tx.locking else json.dumps(fitting), "now": tx.now, "agent": agent,
+                "expire": tx.now + rules.ACCEPT_WITHIN, "epoch_base": self.epoch_base, "count": count,
+            },
+        )  # fmt: skip
+        return [(row.id, row.epoch) for row in rows]
+
+    def _given(self, tx: Transaction, agent: str, claimed: list[tuple[int, int]]) -> tuple[Lease, ...]:
+        """Returns those of the leases given before that still live unaccepted."""
+        epochs = dict(claimed)
+        rows = tx.connection.execute(
+            select(_t.id, _t.epoch).where(
+                _t.id.in_(epochs), _t.agent == agent, _t.phase == Phase.OFFERED, _t.deadline_micros > tx.now
+            )
+        )
+        alive = [key for key, epoch in rows if epochs[key] == epoch]
+        return self._leases(tx, alive, claimed=False)
+
+    def _leases(self, tx: Transaction, keys: list[int], *, claimed: bool = True) -> tuple[Lease, ...]:
+        rows = read_rows(tx.connection, keys)
+        versions = read_versions(tx.connection, list({row.version_id for row in rows}))
+        if claimed:
+            tx.runs.update(row.uuid for row in rows)
+        leases: list[Lease] = []
+        for row in rows:
+            try:
+                run = make_run(row, tx.now)
+            except (ValueError, TypeError) as error:
+                _set_aside(tx, row, type(error).__name__)
+                continue
+            expire = row.heard_micros + rules.ACCEPT_WITHIN
+            leases.append(Lease(run, versions[row.version_id], row.epoch, row.attempt + 1, expire))
+        return tuple(leases)
+
+    def heartbeat(self, tx: Transaction, agent: str, held: Sequence[HeldRun], draining: bool) -> tuple[RunCommand, ...]:
+        """Notes that an agent lives and renews leases. Unknown runs get no command: the agent keeps them."""
+        note_heartbeat(tx, agent, len(held), draining)
+        heads = load_heads(tx, {one.run_id for one in held})
+        commands: list[RunCommand] = []
+        changed: dict[str, Head] = {}
+        for one in held:
+            head = heads.get(one.run_id)
+            if head is None:
+                continue
+            if one.epoch > head.epoch and self._forgotten(head, one.epoch):
+                adopt(head, one.epoch, tx.now, f"agents/{agent}")
+                head.agent = agent
+                changed[head.uuid] = head
+            elif one.epoch == head.epoch and one.renew and head.agent == agent and not head.is_final:
+                head.hear(tx.now, f"agents/{agent}")
+                changed[head.uuid] = head
+            mine = one.epoch < head.epoch or head.agent == agent
+            command = command_for(head, one.epoch) if mine else RunCommandKind.ABANDON
+            if command is not RunCommandKind.NONE:
+                commands.append(RunCommand(one.run_id, one.epoch, command))
+        save_heads(tx, changed.values())
+        return tuple(commands)
+
+    def _forgotten(self, head: Head, epoch: int) -> bool:
+        """True for a lease that was given out before the store was restored, and that the store does not know."""
+        known = batches.Writer(head.epoch, head.last_sequence, head.phase, head.is_final)
+        return epoch <= self.epoch_base and batches.may_adopt(known, self.incarnation, epoch, "restored")
+
+
+def _set_aside(tx: Transaction, row: Any, reason: str) -> None:
+    """Takes a run whose row cannot be read out of every queue, so that it harms no other."""
+    quarantine(tx, "flow_run", row.uuid, reason)
+    tx.connection.execute(
+        update(schema.flow_runs)
+        .where(_t.id == row.id)
+        .values(phase=int(Phase.NONE), ready_micros=None, deadline_micros=None)
+    )
+
+
+def _fitting(tx: Transaction, agent: Any, scope: Scope) -> list[int]:
+    """Returns keys of the requirements that an agent meets. Requirements are never changed, only added."""
+    newest, count = tx.connection.execute(select(func.max(_r.id), func.count())).one()
+    known = tx.memory.get("requirements")
+    if known is None or known[0] != (newest, count):
+        ids = list(tx.connection.scalars(select(_r.id)))
+        known = tx.memory["requirements"] = ((newest, count), read_requirements(tx.connection, ids))
+        tx.memory.pop("fitting", None)
+    projects = set(json.loads(agent.projects)) or None
+    if scope is not None:
+        projects = set(scope) if projects is None else projects & scope
+    key = (agent.launcher, agent.labels, agent.host, None if projects is None else frozenset(projects))
+    remembered: dict[object, list[int]] = tx.memory.setdefault("fitting", {})
+    if key not in remembered:
+        if len(remembered) > 5_000:
+            remembered.clear()
+        remembered[key] = [
+            number
+            for number, needed in known[1].items()
+            if match(
+                required_labels=needed.labels, required_launcher=needed.launcher, required_host=needed.host,
+                project=needed.project, labels=json.loads(agent.labels), launcher=agent.launcher,
+                host=agent.host, projects=projects,
+            ).fits
+        ]  # fmt: skip
+    return remembered[key]
+
+
+# --- one leased run -------------------------------------------------------------------------------------------------
+
+_PUT_TOKEN = bulk_insert(
+    schema.run_tokens,
+    ("run_id", "epoch", "secret_hash", "used"),
+    "ON CONFLICT (run_id, epoch) DO UPDATE SET secret_hash = excluded.secret_hash",
+)
+
+
+def _leased(tx: Transaction, agent: str, run_id: str, epoch: int) -> Head:
+    head = load_head(tx, run_id)
+    if head.epoch != epoch or head.agent != agent:
+        raise LeaseLostError("the run has another lease")
+    return head
+
+
+def accept(tx: Transaction, agent: str, run_id: str, epoch: int, token_hash: bytes) -> FlowRun:
+    """Confirms a lease and keeps the hash of its run token."""
+    head = _leased(tx, agent, run_id, epoch)
+    if head.phase is Phase.OFFERED:
+        head.attempt += 1
+        head.hold(tx.now)
+        head.enter(StateCode.SUBMITTED, tx.now, tx.now, f"agents/{agent}")
+        save_heads(tx, [head])
+    elif head.phase is not Phase.HELD:
+        raise LeaseLostError("the lease has ended")
+    elif tx.connection.scalar(
+        select(schema.run_tokens.c.used).where(
+            schema.run_tokens.c.run_id == head.id, schema.run_tokens.c.epoch == epoch
+        )
+    ):
+        raise IllegalTransitionError("the run was accepted, and its token is in use")
+    _PUT_TOKEN.run(tx.connection, [(head.id, epoch, token_hash, 0)])
+    return read_run(tx.connection, run_id, tx.now)
+
+
+def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int) -> FlowRun:
+    """Gives back a run that was not launched."""
+    head = _leased(tx, agent, run_id, epoch)
+    by = f"agents/{agent}"
+    if head.phase in (Phase.OFFERED, Phase.HELD) or head.presumed_dead:
+        if head.last_sequence:
+            raise IllegalTransitionError("the run was launched: it has reported events")
+        if head.cancel_requested:
+            head.enter(StateCode.CANCELLED, tx.now, tx.now, by)
+        elif failure:
+            head.enter(StateCode.CRASHED, tx.now, tx.now, by, failure)
+        else:
+            if head.state is not StateCode.SCHEDULED:
+                head.enter(StateCode.SCHEDULED, tx.now, tx.now, by)
+            head.queue(tx.now + back_off_micros)
+            _tell_ready(tx, [head])
+        save_heads(tx, [head])
+    return read_run(tx.connection, run_id, tx.now)
+
+
+def report_exit(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, time_micros: int) -> FlowRun:
+    """Takes the proof that an attempt's infrastructure is gone."""
+    head = _leased(tx, agent, run_id, epoch)
+    if head.phase is Phase.OFFERED:
+        raise LeaseLostError("the lease was never accepted")
+    if head.phase is Phase.HELD or head.presumed_dead:
+        state = rules.exited_state(bool(head.cancel_requested))
+        why = failure or failure_of(FailureCode.EXIT_CODE)
+        head.enter(
+            state, time_micros or tx.now, tx.now, f"agents/{agent}",
+            why if state is StateCode.CRASHED else failure,
+        )  # fmt: skip
+        save_heads(tx, [head])
+    return read_run(tx.connection, run_id, tx.now)
+
+
+def _tell_ready(tx: Transaction, heads: Sequence[Head]) -> None:
+    requirements = read_requirements(tx.connection, list({head.requirement_id for head in heads}))
+    for head in heads:
+        assert head.ready_micros is not None
+        tx.becomes_ready(requirements[head.requirement_id], head.ready_micros)
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+def reap(tx: Transaction, limit: int) -> Reaped:
+    """Does what passed deadlines ask for. Every decision is taken again on the locked row."""
+    if limit < 1:
+        raise InvalidArgumentError("limit must be at least 1")
+    due = list(
+        tx.connection.scalars(
+            select(_t.uuid).where(_t.deadline_micros <= tx.now).order_by(_t.deadline_micros).limit(limit)
+        )
+    )
+    heads = list(load_heads(tx, due).values()) if due else []
+    requeued: list[Head] = []
+    crashed: list[Head] = []
+    for head in heads:
+        if head.deadline_micros is None or head.deadline_micros > tx.now:
+            continue
+        if head.phase is Phase.HELD and head.heard_micros + rules.LOST_AFTER > tx.now:
+            head.deadline_micros = head.heard_micros + rules.LOST_AFTER
+            continue
+        situation = rules.UNFINISHED[head.state, head.phase]
+        if situation.next_phase is Phase.NONE:
+            head.queue(tx.now)
+            requeued.append(head)
+            continue
+        assert situation.reason is not None
+        presumed = head.phase is Phase.HELD
+        heard = head.heard_micros
+        head.enter(situation.next_state, tx.now, tx.now, "control-plane", failure_of(situation.reason))
+        head.presumed_dead = int(presumed)
+        head.heard_micros = heard if presumed else tx.now
+        crashed.append(head)
+    save_heads(tx, heads)
+    _tell_ready(tx, requeued)
+    return Reaped(tuple(head.uuid for head in requeued), tuple(head.uuid for head in crashed), len(due) == limit)
+
+
+def upcoming(connection: Connection, limit: int) -> tuple[Upcoming, ...]:
+    """Returns when the first claimable run of each requirement is due."""
+    first = (
+        select(func.min(_t.ready_micros))
+        .where(_t.requirement_id == _r.id, _t.ready_micros.is_not(None))
+        .correlate(schema.requirements)
+        .scalar_subquery()
+    )
+    each = select(_r.id, first.label("ready_micros")).subquery()
+    rows = connection.execute(
+        select(each).where(each.c.ready_micros.is_not(None)).order_by(each.c.ready_micros, each.c.id).limit(limit)
+    ).all()
+    requirements = read_requirements(connection, [row.id for row in rows])
+    return tuple(Upcoming(requirements[row.id], row.ready_micros) for row in rows)

@@ -1,0 +1,133 @@
+"""Tokens of named users and services, and run tokens. Only hashes are stored."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from heliograph.exceptions import NotFoundError, RequestIdReusedError
+from heliograph_control_plane.domain.runs import LATE_REPORTS, SECOND
+from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.paging import decode_token, page_of
+from heliograph_control_plane.store.records import NewToken, Page, RequestKey, RunPrincipal, Token
+from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.writer import Transaction
+
+_k = schema.tokens.c
+_rt = schema.run_tokens.c
+_t = schema.flow_runs.c
+_p = schema.projects.c
+
+USE_NOTED_EVERY = 60 * SECOND
+"""A token's last use is noted to the minute."""
+
+
+def _token(row: Row[Any]) -> Token:
+    return Token(
+        row.token_id, row.principal, tuple(json.loads(row.roles)), tuple(json.loads(row.projects)),
+        row.create_micros, row.expire_micros, row.last_used_micros, row.revoke_micros, row.created_by,
+    )  # fmt: skip
+
+
+def create_token(tx: Transaction, new: NewToken, request: RequestKey | None) -> Token:
+    """Issues a token, or gives the one that the same request made another secret, when it was never used."""
+    if request is not None and (made := find_effect(tx, request)) is not None:
+        row = _find(tx.connection, made)
+        if row is None or row.last_used_micros or row.revoke_micros:
+            raise RequestIdReusedError("the token that this request made is in use, or revoked")
+        tx.connection.execute(update(schema.tokens).where(_k.token_id == made).values(secret_hash=new.secret_hash))
+        tx.tokens = True
+        return _token(row)
+    principals = schema.principals
+    if tx.connection.scalar(select(principals.c.name).where(principals.c.name == new.principal)) is None:
+        tx.connection.execute(insert(principals).values(name=new.principal, create_micros=tx.now))
+    token_id = secrets.token_hex(8)
+    tx.connection.execute(
+        insert(schema.tokens).values(
+            token_id=token_id, principal=new.principal, roles=json.dumps(sorted(set(new.roles))),
+            projects=json.dumps(sorted(set(new.projects))), secret_hash=new.secret_hash,
+            create_micros=tx.now, expire_micros=new.expire_micros, last_used_micros=0, revoke_micros=0,
+            created_by=new.created_by,
+        )
+    )  # fmt: skip
+    if request is not None:
+        record_effect(tx, request, token_id)
+    tx.tokens = True
+    row = _find(tx.connection, token_id)
+    assert row is not None
+    return _token(row)
+
+
+def _find(connection: Connection, token_id: str) -> Row[Any] | None:
+    return connection.execute(select(schema.tokens).where(_k.token_id == token_id)).first()
+
+
+def list_tokens(connection: Connection, size: int, token: str) -> Page[Token]:
+    """Lists tokens, newest first."""
+    query = select(schema.tokens).order_by(_k.id.desc()).limit(size + 1)
+    if (after := decode_token(token, int)) is not None:
+        query = query.where(_k.id < after[0])
+    return page_of(connection.execute(query).all(), size, _token, lambda row: (row.id,))
+
+
+def revoke_token(tx: Transaction, token_id: str) -> Token:
+    """Ends a token."""
+    tx.connection.execute(
+        update(schema.tokens).where(_k.token_id == token_id, _k.revoke_micros == 0).values(revoke_micros=tx.now)
+    )
+    row = _find(tx.connection, token_id)
+    if row is None:
+        raise NotFoundError("there is no such token")
+    tx.tokens = True
+    return _token(row)
+
+
+def authenticate(connection: Connection, token_id: str, secret_hash: bytes, now: int) -> Token | None:
+    """Returns a token when it is good."""
+    row = _find(connection, token_id)
+    if row is None or not hmac.compare_digest(row.secret_hash, secret_hash):
+        return None
+    if row.revoke_micros or (row.expire_micros and row.expire_micros <= now):
+        return None
+    return _token(row)
+
+
+def note_use(tx: Transaction, token_id: str) -> None:
+    """Notes that a token was used, to the minute."""
+    tx.connection.execute(
+        update(schema.tokens)
+        .where(_k.token_id == token_id, _k.last_used_micros <= tx.now - USE_NOTED_EVERY)
+        .values(last_used_micros=tx.now)
+    )
+
+
+def authenticate_run(
+    connection: Connection, run_id: str, epoch: int, secret_hash: bytes, now: int
+) -> tuple[RunPrincipal, bool] | None:
+    """Returns what a run token stands for, when it is good, and whether this is its first use."""
+    if not 0 < epoch < 1 << 62:
+        return None
+    row = connection.execute(
+        select(_rt.secret_hash, _rt.used, _t.epoch, _t.deadline_micros, _t.heard_micros, _t.presumed_dead,
+               _p.name.label("project"))
+        .join_from(schema.run_tokens, schema.flow_runs, _t.id == _rt.run_id)
+        .join(schema.projects, _p.id == _t.project_id)
+        .where(_t.uuid == run_id, _rt.epoch == epoch)
+    ).first()  # fmt: skip
+    if row is None or not hmac.compare_digest(row.secret_hash, secret_hash):
+        return None
+    finished = row.deadline_micros is None and not row.presumed_dead
+    if finished and row.heard_micros + LATE_REPORTS <= now:
+        return None
+    principal = RunPrincipal(run_id, row.project, epoch, ended=finished or row.epoch != epoch)
+    return principal, not row.used
+
+
+def note_run_use(tx: Transaction, run_id: str, epoch: int) -> None:
+    """Notes the first use of a run token: from now on its secret is not replaced."""
+    run = select(_t.id).where(_t.uuid == run_id).scalar_subquery()
+    tx.connection.execute(update(schema.run_tokens).where(_rt.run_id == run, _rt.epoch == epoch).values(used=1))
