@@ -34,6 +34,8 @@ _SECRET_NAME = re.compile(
 _NO_SECRET_NAME = re.compile(r"(?:_FILE|_PATH|_DIR|_NAME|_TYPE|_SECONDS|_TTL|_URI|_ENDPOINT|_ARN)$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
 
+_NO_SECRETS = frozenset({"true", "false", "null", "None", "True", "False"})
+
 _lock = threading.Lock()
 _forms: set[str] = set()
 _pattern: re.Pattern[str] | None = None
@@ -91,7 +93,7 @@ def _compiled() -> re.Pattern[str] | None:
                 return None
             # The longest first: of a secret and its own beginning, the whole is replaced.
             ordered = sorted(_forms, key=len, reverse=True)
-            pattern = _pattern = re.compile("|".join(map(re.escape, ordered)))
+            pattern = _pattern = re.compile("|".join(map(_regex_of, ordered)))
     return pattern
 
 
@@ -114,16 +116,20 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _forms_of(text: str) -> set[str]:
     text = text.strip()
-    if len(text) < MIN_LENGTH:
+    if len(text) < MIN_LENGTH or text in _NO_SECRETS:
         return set()
     data = text.encode("utf-8", "surrogatepass")
     percent = {quote(text, safe=""), quote(text), quote_plus(text)} if text.isascii() or _encodable(text) else set()
-    percent |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
     escaped = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]}
     forms = {text, data.hex(), data.hex().upper(), *percent, *escaped}
     for offset in range(3):
         forms |= _base64_at(data, offset)
     return {form for form in forms if len(form) >= MIN_LENGTH}
+
+
+def _regex_of(form: str) -> str:
+    """Matches the form; the digits of percent escapes in either case."""
+    return re.sub(r"%([0-9A-F]{2})", r"%(?i:\1)", re.escape(form))
 
 
 def _encodable(text: str) -> bool:

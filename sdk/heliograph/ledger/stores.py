@@ -1,0 +1,160 @@
+"""Where ledgers are: a folder or a bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from heliograph.exceptions import InvalidArgumentError, ResultStoreError
+from heliograph.utilities.files import write_atomically
+from heliograph.utilities.s3 import s3_client, s3_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["LedgerStore", "LocalLedgerStore", "S3LedgerStore", "open_store", "segment_name", "segment_order"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9\-]{1,64}")
+_SEGMENT = re.compile(r"(\d+)-(\d+)\.jsonl")
+
+
+class LedgerStore(Protocol):
+    """Keeps segments by flow run and name."""
+
+    def put(self, flow_run_id: str, name: str, data: bytes) -> None:
+        """Writes a segment, whole. Raises ResultStoreError."""
+
+    def names(self, flow_run_id: str) -> list[str]:
+        """Returns the names of a run's segments, in order. Raises ResultStoreError."""
+
+    def read(self, flow_run_id: str, name: str) -> bytes:
+        """Reads a segment. Raises ResultStoreError."""
+
+
+def open_store(description: Mapping[str, str]) -> LedgerStore:
+    """Returns the store that launch settings describe.
+
+    Args:
+        description: `{"kind": "local", "dir": …}`, an empty folder meaning this machine's default for results, or
+            `{"kind": "s3", "bucket": …, "prefix": …}` with `endpoint_url` and `region_name` where needed.
+
+    Raises:
+        ResultStoreError: If the kind is not known.
+    """
+    kind = description.get("kind", "local")
+    if kind == "local":
+        from heliograph.engine.results import default_results_dir
+
+        return LocalLedgerStore(description.get("dir") or default_results_dir())
+    if kind == "s3" and description.get("bucket"):
+        options = {name: description[name] for name in ("endpoint_url", "region_name") if description.get(name)}
+        return S3LedgerStore(description["bucket"], description.get("prefix", ""), options)
+    raise ResultStoreError(f"a ledger of kind {kind!r} is not known here", hint="Upgrade heliograph here.")
+
+
+def segment_name(epoch: int, number: int) -> str:
+    """Returns the name of a segment."""
+    return f"{epoch}-{number:06d}.jsonl"
+
+
+def segment_order(name: str) -> tuple[int, int] | None:
+    """Returns epoch and number of a segment; None for other files."""
+    match = _SEGMENT.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+class LocalLedgerStore:
+    """Segments below `<dir>/ledger`, readable by their owner alone."""
+
+    def __init__(self, dir: str | os.PathLike[str]) -> None:
+        self.dir = Path(dir).expanduser().absolute()
+
+    def put(self, flow_run_id: str, name: str, data: bytes) -> None:
+        """Writes a segment to a file."""
+        folder = self._folder(flow_run_id)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(folder / name, data, 0o600)
+        except OSError as error:
+            raise ResultStoreError(f"the ledger cannot be written to {folder}: {error}") from error
+
+    def names(self, flow_run_id: str) -> list[str]:
+        """Lists the folder of the run."""
+        folder = self._folder(flow_run_id)
+        try:
+            found = [entry.name for entry in folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ResultStoreError(f"the ledger cannot be read from {folder}: {error}") from error
+        return _in_order(found)
+
+    def read(self, flow_run_id: str, name: str) -> bytes:
+        """Reads a file."""
+        path = self._folder(flow_run_id) / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ResultStoreError(f"the ledger cannot be read from {path}: {error}") from error
+
+    def _folder(self, flow_run_id: str) -> Path:
+        return self.dir / "ledger" / _checked(flow_run_id)
+
+    def __repr__(self) -> str:
+        return f"LocalLedgerStore({str(self.dir)!r})"
+
+
+class S3LedgerStore:
+    """Segments below `<prefix>/ledger` in a bucket."""
+
+    def __init__(self, bucket: str, prefix: str = "", client_options: Mapping[str, Any] | None = None) -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self._options = dict(client_options or {})
+        self._client: S3Client | None = None
+
+    @property
+    def client(self) -> S3Client:
+        """The client, made at first use."""
+        if self._client is None:
+            self._client = s3_client(self._options)
+        return self._client
+
+    def put(self, flow_run_id: str, name: str, data: bytes) -> None:
+        """Puts a segment."""
+        key = self._key(flow_run_id) + name
+        with s3_errors(ResultStoreError, f"the ledger cannot be written to s3://{self.bucket}/{key}"):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def names(self, flow_run_id: str) -> list[str]:
+        """Lists the keys of the run."""
+        prefix = self._key(flow_run_id)
+        with s3_errors(ResultStoreError, f"the ledger cannot be read from s3://{self.bucket}/{prefix}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return _in_order(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
+
+    def read(self, flow_run_id: str, name: str) -> bytes:
+        """Gets a segment."""
+        key = self._key(flow_run_id) + name
+        with s3_errors(ResultStoreError, f"the ledger cannot be read from s3://{self.bucket}/{key}"):
+            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def _key(self, flow_run_id: str) -> str:
+        return f"{self.prefix}/ledger/{_checked(flow_run_id)}/".removeprefix("/")
+
+    def __repr__(self) -> str:
+        return f"S3LedgerStore({self.bucket!r}, {self.prefix!r})"
+
+
+def _in_order(names: Any) -> list[str]:
+    return sorted((name for name in names if segment_order(name)), key=lambda name: segment_order(name) or (0, 0))
+
+
+def _checked(flow_run_id: str) -> str:
+    """The id becomes part of a path: nothing that is no id is let through."""
+    if not _RUN_ID.fullmatch(flow_run_id):
+        raise InvalidArgumentError(f"{flow_run_id!r} is no id of a flow run")
+    return flow_run_id
