@@ -35,7 +35,7 @@ class Connection:
         token: Default: the settings `client.token`, `client.token_file`, then what `auth login` saved.
         tls: Certificates. Default: the settings `client.tls_ca`, `tls_cert`, `tls_key`.
         insecure: Allows plaintext off loopback. Default: the setting `client.insecure`.
-        timeout_seconds: Deadline of a call. Default: the setting `client.timeout_seconds` (10).
+        timeout_seconds: Deadline of a call. Default: the setting `client.timeout_seconds`.
 
     Raises:
         ConfigurationError: The address or the token cannot be read.
