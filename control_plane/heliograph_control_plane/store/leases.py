@@ -40,12 +40,9 @@ _t = schema.flow_runs.c
 _r = schema.requirements.c
 _a = schema.agents.c
 
-_CLAIM_SET = (
-    "SET phase = 1, epoch = {greatest}(flow_runs.epoch, :epoch_base) + 1, agent = :agent, last_sequence = 0,"
-    " ready_micros = NULL, heard_micros = :now, deadline_micros = :expire"
-)
-_CLAIM_SQLITE = text(  # the pieces are constants
-    f"UPDATE flow_runs {_CLAIM_SET.format(greatest='max')} WHERE id IN ("
+_CLAIM_SQLITE = text(
+    "UPDATE flow_runs SET phase = 1, epoch = max(epoch, :epoch_base) + 1, agent = :agent, last_sequence = 0,"
+    " ready_micros = NULL, heard_micros = :now, deadline_micros = :expire WHERE id IN ("
     " SELECT run.id FROM json_each(:requirements) AS wanted JOIN flow_runs AS run ON run.id IN ("
     "  SELECT id FROM flow_runs WHERE requirement_id = wanted.value AND ready_micros <= :now"
     "  ORDER BY ready_micros, id LIMIT :count)"
@@ -58,7 +55,8 @@ _CLAIM_POSTGRESQL = text(
     "  WHERE requirement_id = wanted.id AND ready_micros <= :now"
     "  ORDER BY ready_micros, id LIMIT :count FOR UPDATE SKIP LOCKED) AS run"
     " ORDER BY run.ready_micros, run.id LIMIT :count)"
-    f" UPDATE flow_runs {_CLAIM_SET.format(greatest='greatest')} FROM due"
+    " UPDATE flow_runs SET phase = 1, epoch = greatest(flow_runs.epoch, :epoch_base) + 1, agent = :agent,"
+    " last_sequence = 0, ready_micros = NULL, heard_micros = :now, deadline_micros = :expire FROM due"
     " WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= :now RETURNING flow_runs.id, flow_runs.epoch"
 )
 

@@ -133,7 +133,7 @@ def read_lines(
                     continue
                 if len(lines) == limit:
                     return LogPage(tuple(lines), encode_token(row.id, index), more=True)
-                lines.append(LogLine(*stored[index], row.epoch))
+                lines.append(LogLine(*stored[index])._replace(epoch=row.epoch))
             chunk_id, offset = row.id, len(stored)
         if len(rows) < 20:
             return LogPage(tuple(lines), encode_token(chunk_id, offset), more=False)
