@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from examples.covid.server import CaseServer, document
+
 from heliograph.cli.children import Children, start_control_plane, stop_on_sigterm, wait_for
 from heliograph.cli.text import use_color
 from heliograph.exceptions import HeliographError

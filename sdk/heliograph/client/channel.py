@@ -7,6 +7,7 @@ travel readably. Loopback uses TLS when certificates are named.
 from __future__ import annotations
 
 import ipaddress
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ DEFAULT_PORT = 4480
 KEEPALIVE_SECONDS = 30
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Answers larger than this are refused by the client; a graph of 10,000 tasks is about 2 MiB."""
+
+# A name or IPv4 address, an IPv6 address in brackets, or one without, which leaves no room for a port.
+_ADDRESS = re.compile(
+    r"(?:(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?|(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*))"
+)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -57,17 +63,14 @@ def normalize_address(address: str) -> tuple[str, bool]:
         text = text.removeprefix(scheme)
     if text.startswith("unix:"):
         return text, wants_tls
-    text = text.rstrip("/")
-    hint = f"write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}"
-    if not text or any(c in text for c in "/ ?#@"):
-        raise ConfigurationError(f"not an address of a control plane: {address!r}", hint=hint)
-    host, colon, port = text.rpartition(":")
-    if not colon or host.startswith("[") != host.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    if ":" in host and not host.startswith("["):
-        host, port = f"[{text}]", str(DEFAULT_PORT)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigurationError(f"not an address of a control plane: {address!r}", hint=hint)
+    match = _ADDRESS.fullmatch(text.removesuffix("/"))
+    port = int(match["port"] or DEFAULT_PORT) if match else 0
+    if match is None or not 0 < port < 65536:
+        raise ConfigurationError(
+            f"not an address of a control plane: {address!r}",
+            hint=f"write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}",
+        )
+    host = match["host"] or f"[{match['six']}]"
     return f"{host}:{port}", wants_tls
 
 
