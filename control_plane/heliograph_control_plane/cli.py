@@ -84,7 +84,7 @@ def start(
 def migrate(data_dir: Path | None, database: str) -> None:
     """Bring the store's schema to this version."""
     from heliograph_control_plane.server import ServerSettings
-    from heliograph_control_plane.store import migrate as migrate_store
+    from heliograph_control_plane.store import migrate_store
 
     settings = ServerSettings(data_dir=(data_dir or _default_data_dir()).absolute(), database=database)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -172,7 +172,9 @@ class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercepto
 
 
 class _Details(grpc.ClientCallDetails):  # type: ignore[misc]
-    def __init__(self, method: str, timeout: float, metadata: Any, credentials: Any, ready: Any, compression: Any) -> None:
+    def __init__(
+        self, method: str, timeout: float, metadata: Any, credentials: Any, ready: Any, compression: Any
+    ) -> None:
         self.method, self.timeout, self.metadata = method, timeout, metadata
         self.credentials, self.wait_for_ready, self.compression = credentials, ready, compression
 

@@ -19,6 +19,8 @@ from heliograph.exceptions import (
 )
 from heliograph_control_plane.errors import BadRequestError, bad_field
 
+from .clocks import check_clock
+
 MAX_TASKS = 10_000
 MAX_EDGES = 100_000
 MAX_PARAMETERS = 256

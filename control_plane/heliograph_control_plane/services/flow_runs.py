@@ -17,7 +17,7 @@ from heliograph_control_plane.store.records import FlowRunQuery, NewFlowRun
 from . import checks, convert, names
 from .backend import Backend, gather, own_project, page_size, request_key
 from .explain import explain
-from .flows import reach
+from .reach import reach
 from .run_ids import new_run_id
 from .run_names import two_words
 from .watching import watch

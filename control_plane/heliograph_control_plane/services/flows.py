@@ -8,10 +8,11 @@ from typing import Any
 from heliograph.api.v1 import flow_service_pb2 as pb
 from heliograph.api.v1 import flow_service_pb2_grpc
 from heliograph_control_plane import calls
-from heliograph_control_plane.store.records import Flow, NewFlowVersion, Scope
+from heliograph_control_plane.store.records import Flow, NewFlowVersion
 
 from . import checks, convert, names
 from .backend import Backend, gather, own_project, page_size
+from .reach import reach
 from .schedules import schedule_message
 
 
@@ -100,9 +101,3 @@ def content_hash(request: pb.RegisterFlowVersionRequest) -> str:
         graph=request.graph, bundle=request.bundle, launch=request.launch, schedule=request.schedule
     )
     return "sha256:" + sha256(content.SerializeToString(deterministic=True)).hexdigest()
-
-
-def reach(path: str, parent: str) -> tuple[str, Scope]:
-    """Reads `projects/{project}` or the wildcard into a project (empty: all) and what of it the caller may see."""
-    project = names.project(path, parent, wildcard=True)
-    return own_project(project) if project else "", calls.principal().scope

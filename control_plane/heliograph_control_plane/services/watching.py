@@ -18,7 +18,7 @@ from heliograph_control_plane.wakeups import SLOW_POLL_SECONDS
 
 from . import convert
 from .backend import Backend
-from .flows import reach
+from .reach import reach
 
 MAX_TASK_RUNS = 1_000
 _READ_AT_ONCE = 200

@@ -1,0 +1,89 @@
+"""Schedules as messages, expanded: the rules of time are `heliograph.schedules.expansion`'s."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from heliograph.api.v1 import schedule_service_pb2 as pb
+from heliograph.exceptions import InvalidArgumentError
+from heliograph.schedules import expansion
+from heliograph_control_plane.store import records
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Due(NamedTuple):
+    """One occurrence of a schedule. `clock`: which of its clocks, by number."""
+
+    micros: int
+    clock: int
+    occurrence: expansion.Occurrence
+
+
+def check_clock(clock: pb.Clock) -> None:
+    """Checks a clock.
+
+    Raises:
+        InvalidArgumentError: What is wrong with it.
+    """
+    expansion.validate_spec(spec_of(clock))
+
+
+def spec_of(clock: pb.Clock) -> expansion.ClockSpec:
+    """The clock that a message describes.
+
+    Raises:
+        InvalidArgumentError: It describes none, or a time beyond the calendar.
+    """
+    start = _time(clock.start_time) if clock.HasField("start_time") else None
+    end = _time(clock.end_time) if clock.HasField("end_time") else None
+    match clock.WhichOneof("kind"):
+        case "cron":
+            cron = clock.cron
+            return expansion.CronSpec(cron.cron, cron.timezone or "UTC", not cron.day_and, start, end)
+        case "interval":
+            interval = clock.interval
+            anchor = _time(interval.anchor_time) if interval.HasField("anchor_time") else expansion.DEFAULT_ANCHOR
+            try:
+                step = timedelta(microseconds=interval.interval_micros)
+            except OverflowError:
+                raise InvalidArgumentError("an interval is too long") from None
+            return expansion.IntervalSpec(step, anchor, interval.timezone or "UTC", start, end)
+        case "dates":
+            return expansion.DatesSpec(tuple(_time(time) for time in clock.dates.times), start, end)
+    raise InvalidArgumentError("a clock has no kind")
+
+
+def due(spec: pb.ScheduleSpec, after_micros: int) -> Iterator[Due]:
+    """Yields the occurrences of all clocks strictly after an instant, in order."""
+    after = _EPOCH + after_micros * _MICROSECOND
+
+    def of_clock(number: int, clock: pb.Clock) -> Iterator[Due]:
+        for occurrence in expansion.occurrences(spec_of(clock), after):
+            yield Due((occurrence.time - _EPOCH) // _MICROSECOND, number, occurrence)
+
+    yield from heapq.merge(*(of_clock(number, clock) for number, clock in enumerate(spec.clocks)))
+
+
+def next_times(schedule: records.Schedule, after_micros: int, count: int) -> list[int]:
+    """The next instants of a schedule, each once, in microseconds."""
+    times: list[int] = []
+    for found in due(pb.ScheduleSpec.FromString(schedule.spec), max(after_micros, schedule.active_since_micros)):
+        if not times or found.micros != times[-1]:
+            times.append(found.micros)
+        if len(times) >= count:
+            break
+    return times
+
+
+def _time(message: Timestamp) -> datetime:
+    try:
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    except OverflowError:
+        raise InvalidArgumentError("a time is beyond the calendar") from None
