@@ -56,7 +56,7 @@ def print_results(session: Session, run: flow_run_service_pb2.FlowRun, *, color:
 
     try:
         rows = [
-            [row.label, Cell(row.location) if row.location else Cell(f"not kept: {row.reason}", "dim"),
+            [row.task, Cell(row.location) if row.location else Cell(f"not kept: {row.reason}", "dim"),
              size(row.size_bytes) if row.size_bytes else ""]
             for row in open_run(session.client, run).results()
         ]  # fmt: skip
