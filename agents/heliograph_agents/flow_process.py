@@ -25,7 +25,7 @@ from heliograph_agents.launchers.local.run_directory import LaunchRecord, RunDir
 
 if TYPE_CHECKING:
     from heliograph.engine.cancellation import Cancellation
-    from heliograph.reporting.sink import CombinedSink
+    from heliograph.reporting.sink import RunReporter
 
 FLUSH_SECONDS = 30.0
 """How long the end of the flow waits for the outbox and the ledger."""
@@ -80,12 +80,12 @@ class _Run:
 
     def execute(self) -> int:
         """Waits for the word, runs, reports. Returns the process's exit code."""
-        from heliograph.reporting.sink import open_sink
+        from heliograph.reporting.sink import Reporting
 
         go = self._go.get()
         record = self._record
         _prepare_environment(self._directory, record, go)
-        sink = open_sink(
+        reporting = Reporting(
             self._directory.outbox,
             self._poke_descriptor,
             flow_run_id=record.spec.run_id,
@@ -96,13 +96,13 @@ class _Run:
             log_mode=go["log_mode"],
         )
         try:
-            finished = self._run_flow(sink, Path(go["bundle"]))
+            finished = self._run_flow(reporting.sink, Path(go["bundle"]))
         finally:
-            sink.close(FLUSH_SECONDS)
+            reporting.close(FLUSH_SECONDS)
         self._control.send({"done": int(finished)})
         return 0 if finished.is_successful or finished == StateCode.CANCELLED else EXIT_FAILED
 
-    def _run_flow(self, sink: CombinedSink, bundle: Path) -> StateCode:
+    def _run_flow(self, sink: RunReporter, bundle: Path) -> StateCode:
         from heliograph.engine.flow_runner import FlowRunner
 
         spec = self._record.spec
@@ -123,19 +123,20 @@ class _Run:
         except HeliographError as error:  # parameters that the flow does not take, a flow that cannot be compiled
             traceback.print_exc()
             return _refuse(sink, StateCode.FAILED, error, FailureCode.PARAMETERS)
-        return state.code
+        return state.code or StateCode.FAILED
 
 
-def _refuse(sink: CombinedSink, state: StateCode, error: BaseException, reason: FailureCode) -> StateCode:
+def _refuse(sink: RunReporter, state: StateCode, error: BaseException, reason: FailureCode) -> StateCode:
     failure = sink.failed(error, None, None, reason)
     sink.flow_state(state, time.time_ns() // 1000, failure)
     return state
 
 
 def _load(bundle: Path, graph_hash: str) -> Any:
-    from heliograph.storage.load import load_flow, read_manifest
+    from heliograph.storage.cache import manifest_of
+    from heliograph.storage.load import load_flow
 
-    return load_flow(bundle, read_manifest(bundle), graph_hash)
+    return load_flow(bundle, manifest_of(bundle), graph_hash)
 
 
 def _context(record: LaunchRecord) -> dict[str, Any]:

@@ -41,7 +41,6 @@ class RunSpec:
         parameters_json: A JSON object.
         bundle: The flow's bundle.
         graph_hash: Expected hash of the loaded graph.
-        task_count: Number of tasks in the registered graph.
         scheduled_time_micros: When the run was due, µs since the epoch; 0 when unknown.
         labels: Labels of the run.
     """
@@ -54,7 +53,6 @@ class RunSpec:
     parameters_json: str
     bundle: BundleSpec
     graph_hash: str
-    task_count: int
     scheduled_time_micros: int
     labels: tuple[str, ...] = ()
 

@@ -192,45 +192,74 @@ class _Pump(threading.Thread):
         return None
 
 
-class _Stream:
-    """One `StreamRunEvents` call: a batch up, its acknowledgement down."""
+OnAck = Callable[[run_reporting_service_pb2.RunEventAck | HeliographError], None]
+"""Takes an acknowledgement, or why there will be none."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+
+class _Stream:
+    """One `StreamRunEvents` call: batches up; acknowledgements and commands down, on a thread of their own."""
+
+    def __init__(self, channel: grpc.Channel, on_ack: OnAck) -> None:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._on_ack = on_ack
         method: Any = channel.stream_stream(
             STREAM_METHOD,
             request_serializer=None,
             response_deserializer=run_reporting_service_pb2.RunEventAck.FromString,
         )
         self._call = method(_until_none(self._requests), timeout=STREAM_SECONDS)
+        threading.Thread(target=self._receive, name="heliograph-acks", daemon=True).start()
 
-    def send(self, batch: bytes) -> run_reporting_service_pb2.RunEventAck:
+    def send(self, batch: bytes) -> None:
         self._requests.put(batch)
-        ack = next(self._call, None)
-        if ack is None:
-            raise UnavailableError("the control plane ended the stream")
-        assert isinstance(ack, run_reporting_service_pb2.RunEventAck)
-        return ack
 
     def close(self) -> None:
         self._requests.put(None)
         self._call.cancel()
 
+    def _receive(self) -> None:
+        import grpc
+
+        from heliograph.client.errors import to_error
+
+        try:
+            for ack in self._call:
+                self._on_ack(ack)
+        except grpc.RpcError as error:
+            known = to_error(error)
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                known = _NoStreamsError(str(known))
+            self._on_ack(known)
+        else:
+            self._on_ack(UnavailableError("the control plane ended the stream"))
+
+
+class _NoStreamsError(HeliographError):
+    """The way to the control plane lets no stream pass."""
+
+    retryable = True
+
 
 class _Unary:
     """The same by `ReportRunEvents`, for networks that let no stream pass."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, on_ack: OnAck) -> None:
+        self._on_ack = on_ack
         self._method: Any = channel.unary_unary(
             UNARY_METHOD,
             request_serializer=None,
             response_deserializer=run_reporting_service_pb2.RunEventAck.FromString,
         )
 
-    def send(self, batch: bytes) -> run_reporting_service_pb2.RunEventAck:
-        ack = self._method(batch, timeout=ACK_SECONDS)
-        assert isinstance(ack, run_reporting_service_pb2.RunEventAck)
-        return ack
+    def send(self, batch: bytes) -> None:
+        import grpc
+
+        from heliograph.client.errors import to_error
+
+        try:
+            self._on_ack(self._method(batch, timeout=ACK_SECONDS))
+        except grpc.RpcError as error:
+            self._on_ack(to_error(error))
 
     def close(self) -> None:
         """Nothing to close."""
@@ -283,12 +312,16 @@ class StatePump(_Pump):
         self._unary = False
         self._hole_from = 0
         self._exchange: _Stream | _Unary | None = None
+        self._answers: queue.SimpleQueue[run_reporting_service_pb2.RunEventAck | HeliographError] = queue.SimpleQueue()
+        self._in_flight: tuple[int, bool] | None = None
         self._sent_at = 0.0
+        self._final_shipped = False
+        self._held: Chunk | None = None
 
     def run(self) -> None:
         """Ships until there is a verdict."""
         try:
-            while self.verdict is None:
+            while self.verdict is None and not self._stopped:
                 self._session()
         finally:
             if self.verdict is None:
@@ -303,81 +336,83 @@ class StatePump(_Pump):
         if exchange is not None and sent_at and time.monotonic() - sent_at > ACK_SECONDS:
             exchange.close()
 
-    def stop(self) -> None:
-        """Ends now, an exchange under way included."""
-        super().stop()
-        if self._exchange is not None:
-            self._exchange.close()
-
     def _session(self) -> None:
-        import grpc
+        """One exchange, from its first batch until it breaks, is old, or nothing is left."""
+        answers: queue.SimpleQueue[run_reporting_service_pb2.RunEventAck | HeliographError] = queue.SimpleQueue()
 
-        from heliograph.client.errors import to_error
+        def on_ack(answer: run_reporting_service_pb2.RunEventAck | HeliographError) -> None:
+            answers.put(answer)
+            self._wake.set()
 
+        self._answers = answers
+        exchange = (_Unary if self._unary else _Stream)(self._link.channel(), on_ack)
+        self._exchange = exchange
         try:
-            self._exchange = (_Unary if self._unary else _Stream)(self._link.channel())
-            self._talk(self._exchange)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED and not self._unary:
-                self._unary = True
-            else:
-                self._failed(to_error(error))
+            self._talk(exchange)
         except HeliographError as error:
             self._failed(error)
         finally:
-            self._sent_at = 0.0
-            if self._exchange is not None:
-                self._exchange.close()
-                self._exchange = None
+            exchange.close()
+            self._exchange, self._in_flight, self._held, self._sent_at = None, None, None, 0.0
 
     def _failed(self, error: HeliographError) -> None:
         if self._stopped:
-            self.verdict = Verdict.STOPPED
             return
-        if isinstance(error, SequenceGapError):
+        if isinstance(error, _NoStreamsError):
+            self._unary = True
+        elif isinstance(error, SequenceGapError):
             self._rewind(int(error.metadata.get("expected_sequence", "0")) or self.acked + 1)
+            self._back_off()
         else:
             self.verdict = self._judge(error)
             self._rewind(self.acked + 1)
             self._link.failed(str(error))
-        if self.verdict is None:
-            self._back_off()
+            if self.verdict is None:
+                self._back_off()
 
     def _talk(self, exchange: _Stream | _Unary) -> None:
-        """Sends batches and takes acknowledgements until nothing is left, or the exchange breaks."""
-        say_something = True
-        limit = time.monotonic() + STREAM_SECONDS - 2 * ACK_SECONDS
-        while time.monotonic() < limit and not self._stopped:
+        """Keeps one batch in flight until nothing is left, or the exchange breaks or is old."""
+        renew = True  # the first batch goes out even when it is empty: it is the first contact
+        limit = time.monotonic() + STREAM_SECONDS / 2
+        while not self._stopped:
+            self._wake.clear()
             no_more = self._no_more
-            chunk = self._reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
-            if chunk.payloads or say_something:
+            while not self._answers.empty():
+                self._take(self._answers.get())
+            if self._in_flight is not None:
+                self._wake.wait(ACK_SECONDS)
+                continue
+            if time.monotonic() > limit:
+                return
+            chunk = self._next_chunk()
+            if chunk.payloads or renew or self._hole_from:
+                renew = False
                 self.idle.clear()
-                say_something = self._ship(exchange, chunk)
+                self._send(exchange, chunk)
                 continue
             self.idle.set()
             if no_more:
                 self.verdict = Verdict.DONE
                 return
-            say_something = not self._wake.wait(self._renew_every_seconds)  # a silence: renew the lease
-            self._wake.clear()
-        if self._stopped:
-            self.verdict = Verdict.STOPPED
+            renew = not self._wake.wait(self._renew_every_seconds)  # a silence: renew the lease
 
-    def _ship(self, exchange: _Stream | _Unary, chunk: Chunk) -> bool:
-        """Ships a chunk. Returns True when another batch should follow in any case."""
-        payloads = chunk.payloads
-        if payloads and final_state(payloads[-1]) is not None:
+    def _next_chunk(self) -> Chunk:
+        """Returns what is to be sent next; the final state alone, and only after the log lines before it."""
+        chunk, self._held = self._held, None
+        if chunk is None:
+            chunk = self._reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
+            payloads = chunk.payloads
+            if not payloads or final_state(payloads[-1]) is None:
+                return chunk
             if len(payloads) > 1:
-                before = Chunk(chunk.first_sequence, payloads[:-1], chunk.missing)
-                if self._send(exchange, before):
-                    return True
-                chunk = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:], 0)
-            self.idle.set()  # logs first, for once
-            self._drain_logs(LOGS_FIRST_SECONDS)
-            self.idle.clear()
-        return self._send(exchange, chunk)
+                self._held = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:], 0)
+                return Chunk(chunk.first_sequence, payloads[:-1], chunk.missing)
+        self.idle.set()
+        self._drain_logs(LOGS_FIRST_SECONDS)
+        self._final_shipped = True
+        return chunk
 
-    def _send(self, exchange: _Stream | _Unary, chunk: Chunk) -> bool:
+    def _send(self, exchange: _Stream | _Unary, chunk: Chunk) -> None:
         rest = run_reporting_service_pb2.RunEventBatch(
             flow_run=self._writer.flow_run,
             epoch=self._writer.epoch,
@@ -385,27 +420,36 @@ class StatePump(_Pump):
             incarnation=self._incarnation,
             hole_from_sequence=self._hole_from,
         )
+        self._in_flight = (chunk.first_sequence + len(chunk.payloads) - 1, bool(chunk.payloads))
         self._sent_at = time.monotonic()
-        ack = exchange.send(event_batch(rest.SerializeToString(), chunk.payloads))
-        self._sent_at = 0.0
+        exchange.send(event_batch(rest.SerializeToString(), chunk.payloads))
+
+    def _take(self, answer: run_reporting_service_pb2.RunEventAck | HeliographError) -> None:
+        """Takes an acknowledgement: of the batch in flight, or one that only brings a command."""
+        if isinstance(answer, HeliographError):
+            raise answer
         self._answered()
         if self._on_contact is not None:
             self._on_contact()
             self._on_contact = None
-        restored = bool(self._incarnation) and ack.incarnation != self._incarnation
-        self._incarnation = ack.incarnation
-        self.acked = ack.acked_sequence
-        self._hole_from = 0
-        sent = chunk.first_sequence + len(chunk.payloads) - 1
+        restored = bool(self._incarnation) and answer.incarnation != self._incarnation
+        self._incarnation = answer.incarnation
+        asked = answer.command
+        if asked != Command.COMMAND_UNSPECIFIED and not (asked == Command.COMMAND_FORGET and self._final_shipped):
+            self._on_command(asked)
+        if self._in_flight is None:
+            return
+        sent, had_events = self._in_flight
         if restored:
-            _log.warning("the control plane was restored: it has events up to %d of %d", ack.acked_sequence, sent)
-        if ack.acked_sequence < sent or restored:
-            self._rewind(ack.acked_sequence + 1)
-        elif chunk.payloads:
-            self._reader.trim(ack.acked_sequence)
-        if ack.command != Command.COMMAND_UNSPECIFIED:
-            self._on_command(ack.command)
-        return self._hole_from > 0 or self._reader.next_sequence != sent + 1
+            _log.warning("the control plane was restored: it has events up to %d of %d", answer.acked_sequence, sent)
+        elif had_events and answer.acked_sequence < sent and asked != Command.COMMAND_UNSPECIFIED:
+            return  # it brought the command; that of the batch will follow
+        self.acked, self._in_flight, self._sent_at, self._hole_from = answer.acked_sequence, None, 0.0, 0
+        if answer.acked_sequence < sent or restored:
+            self._held = None
+            self._rewind(answer.acked_sequence + 1)
+        elif had_events:
+            self._reader.trim(answer.acked_sequence)
 
     def _rewind(self, sequence: int) -> None:
         """Goes on from `sequence`; where that is gone, says that there is a hole."""

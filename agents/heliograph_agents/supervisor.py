@@ -24,8 +24,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from heliograph.api.v1.agent_service_pb2 import Command
 from heliograph.engine.codes import FailureCode, StateCode
@@ -57,7 +58,6 @@ def start(directory: RunDirectory, *, fork: bool) -> int:
     lock = directory.lock()
     if lock is None or directory.exit() is not None:
         return 0  # launched twice: the other one does the work
-    os.set_inheritable(lock, False)
     _log_to(directory.path / "supervisor.log")
     try:
         record = directory.launch_record()
@@ -246,11 +246,10 @@ class _Supervisor:
         try:
             ready = prepare(self._record)
         except StorageError as error:
-            self._post(lambda: self._refuse(error))
+            self._post(partial(self._refuse, error))
         except Exception as error:  # the boundary to storage SDKs, which raise what they like
             _log.exception("the bundle cannot be prepared")
-            refusal = StorageError(f"{type(error).__name__}: {error}")
-            self._post(lambda: self._refuse(refusal))
+            self._post(partial(self._refuse, StorageError(f"{type(error).__name__}: {error}")))
         else:
             self._send_go(ready)
 

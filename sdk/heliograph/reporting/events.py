@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heliograph.api.contract import conform_text
 from heliograph.api.v1.log_service_pb2 import LogEntry
 from heliograph.api.v1.run_reporting_service_pb2 import RunEvent
 
@@ -69,8 +70,8 @@ def log_entry(item: LogItem, sequence: int) -> bytes:
     entry.sequence = sequence
     entry.time_unix_micros = time_micros
     entry.level = min(50, max(10, level // 10 * 10))  # type: ignore[assignment]
-    entry.logger = meta(logger, 200)
-    entry.message = cut(message, MAX_MESSAGE_BYTES)
+    entry.logger = _meta(logger, 200)
+    entry.message = _user_text(message)
     if task is not None:
         entry.task = task
     if map_index is not None:
@@ -82,10 +83,10 @@ def fill_failure(target: Failure, failure: FailureInfo) -> None:
     """Copies what may be told of a failure into its message."""
     target.reason = int(failure.reason)  # type: ignore[assignment]
     if failure.exception_class:
-        target.exception_class = meta(failure.exception_class, 200)
+        target.exception_class = _meta(failure.exception_class, 200)
     for frame in failure.frames[-MAX_FRAMES:]:
         target.frames.add(
-            path=meta(frame.path, 500), line=min(max(0, frame.line), _MAX_UINT32), function=meta(frame.function, 200)
+            path=_meta(frame.path, 500), line=min(max(0, frame.line), _MAX_UINT32), function=_meta(frame.function, 200)
         )
     if failure.error_id:
         target.error_id = failure.error_id[:80]
@@ -94,23 +95,14 @@ def fill_failure(target: Failure, failure: FailureInfo) -> None:
     if failure.signal is not None:
         target.signal = failure.signal
     if failure.text:
-        target.text = cut(failure.text, MAX_MESSAGE_BYTES)
+        target.text = _user_text(failure.text)
 
 
-def cut(text: str, max_bytes: int) -> str:
-    """Returns `text` as valid Unicode of at most `max_bytes` bytes; a cut text ends with `…`."""
-    if len(text) * 4 <= max_bytes and text.isascii():
-        return text
-    data = text[:max_bytes].encode("utf-8", "replace")
-    if len(data) <= max_bytes and len(text) <= max_bytes:
-        return data.decode("utf-8")
-    return data[: max_bytes - 3].decode("utf-8", "ignore") + "…"
+def _meta(text: str, max_bytes: int) -> str:
+    """Returns `text` as a metadata field takes it."""
+    return conform_text(text, max_bytes, meta=True)
 
 
-def meta(text: str, max_bytes: int) -> str:
-    """Returns `text` as a metadata field takes it: printable, without angle brackets, at most `max_bytes` bytes."""
-    if not (text.isascii() and text.isprintable()) or "<" in text or ">" in text:
-        text = "".join(
-            {"<": "(", ">": ")"}.get(char, char if char.isprintable() else "?") for char in text
-        )
-    return cut(text, max_bytes)
+def _user_text(text: str) -> str:
+    """Returns `text` as a line or a failure's text may be sent."""
+    return conform_text(text, MAX_MESSAGE_BYTES, meta=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from heliograph.reporting.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, record, scan
@@ -204,7 +205,7 @@ class LaneReader:
         if self._descriptor >= 0 and self._segment_first > acked_sequence + 1:
             return
         existing = segments(self._folder, self._lane)
-        for (_, path), (next_first, _) in zip(existing, existing[1:], strict=False):
+        for (_, path), (next_first, _) in pairwise(existing):
             if next_first > acked_sequence + 1:
                 return
             path.unlink(missing_ok=True)

@@ -26,7 +26,6 @@ RETRY_SECONDS = 1.0
 """How long to wait before a full disk or lane is tried again."""
 
 _BATCH = 4096
-_TASK_ITEM_LENGTH = 9
 
 
 class OutboxWriter:
@@ -113,7 +112,8 @@ class OutboxWriter:
         self._log_lane.close()
 
     def _take_states(self) -> tuple[list[bytes], list[threading.Event]]:
-        payloads, marks = self._kept, []
+        payloads: list[bytes] = self._kept
+        marks: list[threading.Event] = []
         self._kept = []
         queue = self.states
         while queue and len(payloads) < _BATCH:
@@ -122,7 +122,12 @@ class OutboxWriter:
                 marks.append(item)
                 continue
             try:
-                payloads.append(task_event(item) if len(item) == _TASK_ITEM_LENGTH else flow_event(item))
+                # A length tells the kinds apart; mypy knows tuples by their length only where it is matched.
+                match item:
+                    case (_, _, _):
+                        payloads.append(flow_event(item))
+                    case _:
+                        payloads.append(task_event(item))
             except (TypeError, ValueError) as error:  # one event that cannot be told must not silence all others
                 _say(f"an event of this run could not be recorded: {error}")
         return payloads, marks
@@ -147,7 +152,9 @@ class OutboxWriter:
         return bool(payloads)
 
     def _write_logs(self) -> bool:
-        queue, payloads, marks = self.logs, [], []
+        queue = self.logs
+        payloads: list[bytes] = []
+        marks: list[threading.Event] = []
         first = self._log_sequence
         while queue and len(payloads) < _BATCH:
             item = queue.popleft()

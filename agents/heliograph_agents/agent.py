@@ -1,0 +1,389 @@
+"""The agent: leases runs, tracks them from lease to reported exit, and survives everything around it.
+
+Loops, each with its own pace, joined by the trackers alone:
+
+- *poller*: a long poll for at most as many runs as there are free slots;
+- *heartbeat*: every 15 s: renews leases whose supervisors have not been heard of, brings back commands;
+- *reconciler*: every 10 to 15 s: what the launcher sees of each live run; the launcher's hints make it at once.
+
+Free slots are counted from the trackers, which the reconciler keeps equal to what is really there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from heliograph.api.v1 import agent_service_pb2 as pb
+from heliograph.client.channel import new_request_id
+from heliograph.client.version import version
+from heliograph.exceptions import HeliographError, NotFoundError
+from heliograph_agents.health import serve_health
+from heliograph_agents.launcher import Handle, InfraExit, Launcher
+from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.performer import Performer, Stub, spec_of
+from heliograph_agents.tracker import (
+    Adopted,
+    Asked,
+    Effect,
+    Event,
+    Launched,
+    LaunchFailed,
+    Observed,
+    Offered,
+    Phase,
+    Tracker,
+    tracker_step,
+)
+
+_log = logging.getLogger("heliograph.agent")
+
+POLL_SECONDS = 25.0
+"""How long a poll waits for work: short enough for every proxy."""
+
+HEARTBEAT_SECONDS = 15.0
+RECONCILE_SECONDS = (10.0, 15.0)
+
+STALE_SECONDS = 60.0
+"""Age of the newest answer at which the agent calls itself unhealthy."""
+
+LAUNCH_FAILURES = 3
+"""Launches that fail in a row before the agent stops taking runs for a while."""
+
+FIRST_SUSPENSION_SECONDS, LONGEST_SUSPENSION_SECONDS = 30.0, 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What an agent is.
+
+    Attributes:
+        name: Its name, unique in the control plane.
+        labels: What it offers.
+        capacity: Most runs at once.
+        host: Name of the host whose disk it shares; empty when it does not.
+        drain_seconds: How long it waits for its runs before it leaves.
+        health_host, health_port: Where `/healthz` is served; port 0 means nowhere.
+        max_polls: Polls after which it drains and leaves; 0 means none.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    capacity: int
+    host: str
+    drain_seconds: float = 60.0
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+    max_polls: int = 0
+
+
+class Agent:
+    """One agent on one event loop.
+
+    Args:
+        options: What it is.
+        link: The control plane.
+        launcher: Where its runs go.
+    """
+
+    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher) -> None:
+        self._options, self._link, self._launcher = options, link, launcher
+        self._name = f"agents/{options.name}"
+        self._performer = Performer(self._name, link, launcher)
+        self._trackers: dict[tuple[str, int], Tracker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._failed: HeliographError | None = None
+        self._registered = asyncio.Event()
+        self._launch_failures = 0
+        self._suspended_until = 0.0
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Runs until it is told to leave.
+
+        Raises:
+            AgentRefusedError: The control plane refuses its token.
+            OSError: The launcher or the health port cannot be opened.
+        """
+        options = self._options
+        health = None
+        if options.health_port:
+            checks = {"/healthz": self.health, "/readyz": self.readiness}
+            health = await serve_health(options.health_host, options.health_port, checks)
+        try:
+            await self._launcher.open(self._on_hint)
+            await self._adopt()
+            for loop in (self._poll(), self._heartbeat(), self._reconcile()):
+                self._start(loop)
+            await self._leaving.wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if health is not None:
+                health.close()
+            await self._launcher.close()
+            await self._link.close()
+        if self._failed is not None:
+            raise self._failed
+        left = sum(tracker.held for tracker in self._trackers.values())
+        _log.info("left%s", f"; {left} runs go on, the next agent of this name adopts them" if left else "")
+
+    def drain(self) -> None:
+        """Takes no new runs, waits for those it has, then leaves. Called again: leaves at once; runs go on."""
+        if self._draining.is_set():
+            self._leaving.set()
+            return
+        self._draining.set()
+        live = len(self._trackers)
+        if live:
+            _log.info("draining: waits up to %.0f s for %d runs; again to leave at once", self._options.drain_seconds, live)
+        self._start(self._drain())
+
+    def handle_signals(self) -> None:
+        """Has SIGTERM and SIGINT drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, self.drain)
+
+    def health(self) -> tuple[bool, str]:
+        """Good while the control plane answered lately."""
+        age = time.monotonic() - self._link.last_answer
+        if not self._link.last_answer:
+            return False, "the control plane has not answered yet"
+        return age < STALE_SECONDS, f"the control plane answered {age:.0f} s ago"
+
+    def readiness(self) -> tuple[bool, str]:
+        """Good while it takes runs."""
+        if self._draining.is_set():
+            return False, "draining"
+        if self._suspended_until > time.monotonic():
+            return False, f"{self._launch_failures} launches in a row failed"
+        if not self._registered.is_set():
+            return False, "not registered yet"
+        return self.health()
+
+    # --- trackers -----------------------------------------------------------------------------------------------
+
+    def _feed(self, key: tuple[str, int], event: Event) -> None:
+        """Gives an event to a tracker, and starts what comes of it."""
+        tracker = self._trackers.get(key)
+        if tracker is None:
+            return
+        if isinstance(event, (Launched, LaunchFailed)):
+            self._note_launch(isinstance(event, Launched))
+        tracker, effects = tracker_step(tracker, event)
+        if tracker.phase is Phase.GONE:
+            del self._trackers[key]
+        else:
+            self._trackers[key] = tracker
+        for effect in effects:
+            self._start(self._perform(key, tracker, effect))
+        self._changed.set()
+
+    async def _perform(self, key: tuple[str, int], tracker: Tracker, effect: Effect) -> None:
+        event = await self._performer.perform(tracker, effect)
+        if event is not None:
+            self._feed(key, event)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, HeliographError):
+            self._failed = error
+        else:
+            # A fault of ours. Going on with half of the loops would be an agent that looks alive and is not.
+            _log.error("the agent failed", exc_info=error)
+            self._failed = HeliographError(f"the agent failed: {type(error).__name__}: {error}")
+        self._leaving.set()
+
+    def _on_hint(self, handle: Handle) -> None:
+        self._start(self._observe((handle.flow_run, handle.epoch), handle))
+
+    async def _observe(self, key: tuple[str, int], handle: Handle) -> None:
+        found = await self._launcher.inspect(handle)
+        if isinstance(found, InfraExit) and found.hint:
+            _log.warning("%s: %s", handle.flow_run, found.hint)
+        self._feed(key, Observed(found))
+
+    async def _adopt(self) -> None:
+        for handle in await self._launcher.list():
+            key = (handle.flow_run, handle.epoch)
+            if key not in self._trackers:
+                _log.info("adopting %s", handle.flow_run)
+                self._trackers[key] = Tracker(*key)
+                self._feed(key, Adopted(handle))
+                await self._observe(key, handle)
+
+    def _note_launch(self, good: bool) -> None:
+        if good:
+            self._launch_failures = 0
+            return
+        self._launch_failures += 1
+        if self._launch_failures >= LAUNCH_FAILURES:
+            doublings = self._launch_failures - LAUNCH_FAILURES
+            seconds = min(LONGEST_SUSPENSION_SECONDS, FIRST_SUSPENSION_SECONDS * 2**doublings)
+            self._suspended_until = time.monotonic() + seconds
+            _log.error("%d launches in a row failed: takes no runs for %.0f s", self._launch_failures, seconds)
+
+    # --- loops --------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        await self._register()
+        polls, pause, request_id = 0, Pause(), new_request_id()
+        while not self._draining.is_set():
+            free = await self._free_slots()
+            if self._draining.is_set():
+                return
+            request = pb.LeaseFlowRunsRequest(
+                agent=self._name, request_id=request_id, max_runs=min(free, 100), wait=Duration(seconds=int(POLL_SECONDS))
+            )
+            try:
+                answer = await self._unless_draining(self._link.call(Stub, "LeaseFlowRuns", request, POLL_SECONDS + 10))
+            except NotFoundError:
+                await self._register()
+                continue
+            except AgentRefusedError:
+                raise
+            except HeliographError:
+                await asyncio.sleep(pause.seconds())  # the same request id: what was leased unheard comes again
+                continue
+            if answer is None:
+                return
+            pause.reset()
+            request_id = new_request_id()
+            for lease in answer.leases:
+                self._offer(lease)
+            polls += 1
+            if polls == self._options.max_polls:
+                self.drain()
+
+    def _offer(self, lease: pb.FlowRunLease) -> None:
+        key = (lease.flow_run.name, lease.epoch)
+        if key in self._trackers:
+            return  # delivered twice
+        _log.info("leased %s (%s), attempt %d", lease.flow_run.run_name, lease.flow_run.name, lease.attempt)
+        self._trackers[key] = Tracker(*key)
+        self._feed(key, Offered(spec_of(lease)))
+
+    async def _free_slots(self) -> int:
+        """Returns the number of free slots, when there is one and launches are not suspended."""
+        while not self._draining.is_set():
+            wait = self._suspended_until - time.monotonic()
+            free = self._options.capacity - len(self._trackers)
+            if wait <= 0 and free > 0:
+                return free
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait if wait > 0 else None):
+                    await self._changed.wait()
+        return 0
+
+    async def _unless_draining(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """Awaits a call; cancels it and returns None when the agent begins to drain."""
+        work, drain = asyncio.ensure_future(call), asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((work, drain), return_when=asyncio.FIRST_COMPLETED)
+            return await work if work.done() else None
+        finally:
+            drain.cancel()
+            if not work.done():
+                work.cancel()
+                with suppress(asyncio.CancelledError, HeliographError):
+                    await work
+
+    async def _register(self) -> None:
+        options, pause = self._options, Pause()
+        request = pb.RegisterAgentRequest(
+            agent_id=options.name,
+            launcher=self._launcher.kind,
+            labels=options.labels,
+            version=version(),
+            host=options.host,
+            capacity=options.capacity,
+        )
+        while True:
+            try:
+                await self._link.call(Stub, "RegisterAgent", request)
+            except HeliographError as error:
+                if not error.retryable and self._link_is_final(error):
+                    raise
+                await asyncio.sleep(pause.seconds())
+            else:
+                break
+        self._registered.set()
+        _log.info(
+            "agent %s is registered at %s: type %s, labels %s, capacity %d",
+            options.name, self._link.address, self._launcher.kind, ", ".join(options.labels) or "none", options.capacity,
+        )  # fmt: skip
+
+    @staticmethod
+    def _link_is_final(error: HeliographError) -> bool:
+        """True for refusals that trying again cannot change. A refused token is tried some times before."""
+        from heliograph.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        return not isinstance(error, (UnauthenticatedError, PermissionDeniedError))
+
+    async def _heartbeat(self) -> None:
+        await self._registered.wait()
+        pause = Pause()
+        while True:
+            request = pb.HeartbeatAgentRequest(agent=self._name, draining=self._draining.is_set())
+            for tracker in self._trackers.values():
+                if tracker.held:
+                    request.runs.add(flow_run=tracker.flow_run, epoch=tracker.epoch, renew=tracker.renew)
+            try:
+                answer = await self._link.call(Stub, "HeartbeatAgent", request)
+            except AgentRefusedError:
+                raise
+            except HeliographError as error:
+                if isinstance(error, NotFoundError):
+                    await self._register()
+                await asyncio.sleep(pause.seconds())
+                continue
+            pause.reset()
+            for command in answer.commands:
+                if command.command in (asked.value for asked in Asked):
+                    self._feed((command.flow_run, command.epoch), Asked(command.command))
+            if answer.drain and not self._draining.is_set():
+                _log.info("the control plane asks this agent to drain")
+                self.drain()
+            seconds = answer.next_heartbeat.seconds + answer.next_heartbeat.nanos / 1e9
+            await asyncio.sleep(seconds or HEARTBEAT_SECONDS)
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(random.uniform(*RECONCILE_SECONDS))
+            await self._adopt()
+            for key, tracker in list(self._trackers.items()):
+                if tracker.phase is Phase.LIVE and tracker.handle is not None:
+                    await self._observe(key, tracker.handle)
+            await self._launcher.cleanup()
+
+    async def _drain(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.drain_seconds):
+                while self._trackers:
+                    self._changed.clear()
+                    await self._changed.wait()
+        self._leaving.set()

@@ -1,0 +1,255 @@
+"""Carries out what trackers ask for: calls to the control plane and to the launcher. Returns the event it ends in.
+
+Nothing here decides. A call that finds no control plane is tried again until it is answered; the agent's end cancels
+it, and the next agent of this name goes on from what the launcher lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from heliograph.api.v1 import agent_service_pb2 as pb, agent_service_pb2_grpc, log_service_pb2, run_reporting_service_pb2
+from heliograph.api.v1.states_pb2 import Failure
+from heliograph.engine.codes import FailureCode
+from heliograph.exceptions import HeliographError, LeaseLostError, NotFoundError
+from heliograph.reporting.batches import MAX_ENTRY_BYTES, MAX_EVENT_BYTES, MAX_RECORDS, event_batch, log_request
+from heliograph.reporting.lanes import LOGS, STATES, LaneReader
+from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
+from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.shipping import LOG_METHOD, UNARY_METHOD
+from heliograph_agents.tracker import (
+    Accept,
+    Accepted,
+    Effect,
+    Event,
+    Forget,
+    Launch,
+    Launched,
+    LaunchFailed,
+    Refused,
+    Release,
+    Released,
+    Report,
+    Reported,
+    Ship,
+    Shipped,
+    Stop,
+    Tracker,
+)
+
+_log = logging.getLogger("heliograph.agent")
+
+ACCEPT_SECONDS = 25.0
+"""How long an accept is tried: less than the 30 s that the lease lives without it."""
+
+RELEASE_BACK_OFF_SECONDS = 15.0
+
+Stub = agent_service_pb2_grpc.AgentServiceStub
+
+
+class Performer:
+    """Carries out effects of one agent.
+
+    Args:
+        agent: `agents/{agent}`.
+        link: The control plane.
+        launcher: The infrastructure.
+    """
+
+    def __init__(self, agent: str, link: Link, launcher: Launcher) -> None:
+        self._agent, self._link, self._launcher = agent, link, launcher
+
+    async def perform(self, tracker: Tracker, effect: Effect) -> Event | None:
+        """Carries out one effect. Returns the event that it ends in, if it ends in one."""
+        match effect:
+            case Accept(spec):
+                return await self._accept(spec)
+            case Launch(spec, credentials):
+                return await self._launch(spec, credentials)
+            case Stop(handle, abandon):
+                await self._launcher.stop(handle, abandon=abandon)
+            case Ship(handle):
+                await self._ship(handle)
+                return Shipped()
+            case Report(found):
+                await self._report(tracker, found)
+                return Reported()
+            case Release(failure, back_off):
+                await self._release(tracker, failure, back_off)
+                return Released()
+            case Forget(handle):
+                await self._launcher.forget(handle)
+        return None
+
+    async def _accept(self, spec: RunSpec) -> Event:
+        limit, pause = time.monotonic() + ACCEPT_SECONDS, Pause(2.0)
+        request = pb.AcceptFlowRunRequest(agent=self._agent, flow_run=spec.flow_run, epoch=spec.epoch)
+        while True:
+            try:
+                answer = await self._link.call(Stub, "AcceptFlowRun", request)
+            except HeliographError as error:
+                if not error.retryable or time.monotonic() > limit:
+                    _log.warning("%s was not accepted: %s", spec.flow_run, error)
+                    return Refused()
+                await asyncio.sleep(pause.seconds())
+            else:
+                renew = answer.renew_every.seconds + answer.renew_every.nanos / 1e9
+                return Accepted(spec, Credentials(answer.run_token, answer.incarnation, renew or 15.0))
+
+    async def _launch(self, spec: RunSpec, credentials: Credentials) -> Event:
+        try:
+            handle = await self._launcher.launch(self._launcher.plan(spec), credentials)
+        except LaunchError as error:
+            _log.error("%s was not launched: %s", spec.flow_run, error)
+            return LaunchFailed(error.failure)
+        return Launched(handle)
+
+    async def _report(self, tracker: Tracker, found: InfraExit) -> None:
+        request = pb.ReportFlowRunExitRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
+        if found.reason is not None:
+            request.failure.CopyFrom(_failure(found.reason, found.exit_code, found.signal))
+        if found.time_micros:
+            request.time.CopyFrom(_timestamp(found.time_micros))
+        await self._insist("ReportFlowRunExit", request)
+
+    async def _release(self, tracker: Tracker, failure: FailureCode | None, back_off: bool) -> None:
+        request = pb.ReleaseFlowRunRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
+        if failure is not None:
+            request.failure.CopyFrom(_failure(failure, None, None))
+        elif back_off:
+            seconds = RELEASE_BACK_OFF_SECONDS * random.uniform(0.5, 1.5)
+            request.back_off.CopyFrom(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))
+        await self._insist("ReleaseFlowRun", request)
+
+    async def _insist(self, method: str, request: Any) -> None:
+        """Calls until there is an answer. A run that is another's or unknown needs no report any more."""
+        pause = Pause()
+        while True:
+            try:
+                await self._link.call(Stub, method, request)
+            except (LeaseLostError, NotFoundError):
+                return
+            except AgentRefusedError:
+                raise
+            except HeliographError as error:
+                if not error.retryable:
+                    _log.error("%s for %s was refused: %s", method, request.flow_run, error)
+                    return
+                await asyncio.sleep(pause.seconds())
+            else:
+                return
+
+    # --- what a dead supervisor left ------------------------------------------------------------------------------
+
+    async def _ship(self, handle: Handle) -> None:
+        folder = await self._launcher.outbox(handle)
+        if folder is None:
+            return
+        pause = Pause()
+        while True:
+            try:
+                await self._ship_states(handle, folder)
+                await self._ship_logs(handle, folder)
+            except (LeaseLostError, NotFoundError):
+                return
+            except AgentRefusedError:
+                raise
+            except HeliographError as error:
+                if not error.retryable:
+                    _log.error("what %s left was refused: %s", handle.flow_run, error)
+                    return
+                await asyncio.sleep(pause.seconds())
+            else:
+                return
+
+    async def _ship_states(self, handle: Handle, folder: Path) -> None:
+        reader = LaneReader(folder, STATES)
+        try:
+            # An empty batch asks how far the supervisor came.
+            acked = (await self._send_states(handle, 1, 0, [])).acked_sequence
+            while True:
+                first = reader.seek(acked + 1)
+                chunk = reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
+                if not chunk.payloads:
+                    return
+                hole = acked + 1 if first > acked + 1 else 0
+                acked = (await self._send_states(handle, chunk.first_sequence, hole, chunk.payloads)).acked_sequence
+        finally:
+            reader.close()
+
+    async def _send_states(
+        self, handle: Handle, first: int, hole: int, payloads: list[bytes]
+    ) -> run_reporting_service_pb2.RunEventAck:
+        rest = run_reporting_service_pb2.RunEventBatch(
+            flow_run=handle.flow_run, epoch=handle.epoch, first_sequence=first, hole_from_sequence=hole
+        )
+        return await self._link.call_raw(
+            UNARY_METHOD,
+            event_batch(rest.SerializeToString(), payloads),
+            run_reporting_service_pb2.RunEventAck.FromString,
+        )
+
+    async def _ship_logs(self, handle: Handle, folder: Path) -> None:
+        rest = log_service_pb2.WriteLogEntriesRequest(flow_run=handle.flow_run, epoch=handle.epoch)
+        reader = LaneReader(folder, LOGS)
+        try:
+            while (chunk := reader.read(MAX_RECORDS, MAX_ENTRY_BYTES)).payloads:
+                # Lines that the supervisor shipped are told again and left out by their numbers.
+                await self._link.call_raw(
+                    LOG_METHOD,
+                    log_request(rest.SerializeToString(), chunk.payloads),
+                    log_service_pb2.WriteLogEntriesResponse.FromString,
+                )
+        finally:
+            reader.close()
+
+
+def spec_of(lease: pb.FlowRunLease) -> RunSpec:
+    """Returns what a launcher needs to know of a lease."""
+    from heliograph.api.v1.flow_service_pb2 import BUNDLE_FORMAT_PICKLE
+
+    run, version = lease.flow_run, lease.flow_version
+    bundle = version.bundle
+    return RunSpec(
+        flow_run=run.name,
+        flow_version=version.name,
+        run_name=run.run_name,
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        parameters_json=run.parameters_json,
+        bundle=BundleSpec(
+            storage=bundle.storage,
+            location=bundle.location,
+            digest=bundle.digest,
+            launch_digest=bundle.launch_digest,
+            pickled=bundle.format == BUNDLE_FORMAT_PICKLE,
+            python_version=bundle.python_version,
+            host=bundle.host,
+        ),
+        graph_hash=version.graph.graph_hash,
+        scheduled_time_micros=run.scheduled_time.ToMicroseconds(),
+        labels=tuple(run.labels),
+    )
+
+
+def _failure(reason: FailureCode, exit_code: int | None, signal: int | None) -> Failure:
+    failure = Failure(reason=int(reason))  # type: ignore[arg-type]
+    if exit_code is not None:
+        failure.exit_code = exit_code
+    if signal is not None:
+        failure.signal = signal
+    return failure
+
+
+def _timestamp(micros: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(micros)
+    return stamp

@@ -1,0 +1,138 @@
+"""Puts an agent together from its settings and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heliograph.exceptions import InvalidArgumentError
+from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.host import folders, host_name, lock_name, tls_settings
+from heliograph_agents.launchers.local.launcher import LocalLauncher
+from heliograph_agents.launchers.local.run_directory import LocalSettings
+from heliograph_agents.link import Link
+
+LEAST_CAPACITY = 4
+"""Capacity where none is set: one run for each processor, and at least this many, since runs also wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What `heliograph agent start` takes. Empty values mean: as the settings say, then the default.
+
+    Attributes:
+        launcher: Kind of launcher.
+        name: Name of the agent; by default the kind and the host's name.
+        labels: What it offers.
+        capacity: Most runs at once; 0 means one for each processor, at least four.
+        env: Variables of flow processes.
+        import_paths: Folders put on the flows' `sys.path`.
+        show_flow_logs: True to repeat the flows' output on the agent's.
+        health_host, health_port: Where `/healthz` is served; port 0 means nowhere.
+        failure_text: Most of a failure's text that may cross.
+        log_mode: Most of a log line that may cross.
+        work_dir: Working folder of flows that name none.
+        drain_seconds: How long to wait for runs when told to stop.
+        max_polls: Polls after which it leaves; 0 means none.
+    """
+
+    launcher: str = "local"
+    name: str = ""
+    labels: tuple[str, ...] = ()
+    capacity: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    import_paths: tuple[str, ...] = ()
+    show_flow_logs: bool = False
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+    failure_text: str = ""
+    log_mode: str = ""
+    work_dir: str = ""
+    drain_seconds: float = 60.0
+    max_polls: int = 0
+
+
+def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None = None) -> None:
+    """Runs an agent until it is told to leave: by SIGTERM or SIGINT, or through `Agent.drain`.
+
+    Args:
+        options: What it is.
+        on_ready: Called with the agent on its event loop, before it starts.
+
+    Raises:
+        AgentRunningError: An agent of this name runs here already.
+        AgentRefusedError: The control plane refuses its token.
+        InvalidArgumentError: An option is not possible.
+    """
+    if options.launcher != "local":
+        raise InvalidArgumentError(f"agents of type {options.launcher!r} are not known; known: local")
+    asyncio.run(_run(options, on_ready))
+
+
+async def _run(options: StartOptions, on_ready: Callable[[Agent], None] | None) -> None:
+    from heliograph.client.channel import TlsFiles, normalize_address
+    from heliograph.client.credentials import find_token
+    from heliograph.config import config
+
+    settings = config()
+    host = host_name()
+    name = options.name or settings.agent.name or f"{options.launcher}-{host}"
+    places = folders(name)
+    lock = lock_name(places.agent, name)
+    try:
+        address = settings.client.address
+        tls = tls_settings()
+        token = find_token(normalize_address(address)[0])
+        launcher = LocalLauncher(
+            LocalSettings(
+                address=address,
+                agent=name,
+                home=str(places.home),
+                cache=str(places.cache),
+                tls=tls,
+                env=options.env,
+                import_paths=tuple(str(Path(path).absolute()) for path in options.import_paths),
+                work_dir=str(Path(options.work_dir).absolute()) if options.work_dir else str(Path.cwd()),
+                show_output=options.show_flow_logs,
+                failure_text=options.failure_text or settings.agent.failure_text,
+                log_mode=options.log_mode or settings.agent.log_mode,
+            ),
+            places.runs,
+        )
+        files = TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", ""))
+        link = Link(address, token.token if token else None, files, insecure=bool(tls.get("insecure")))
+        capacity = options.capacity or settings.agent.max_runs or max(LEAST_CAPACITY, os.cpu_count() or 1)
+        agent = Agent(
+            AgentOptions(
+                name=name,
+                labels=tuple(dict.fromkeys((*settings.agent.labels, *options.labels))),
+                capacity=capacity,
+                host=host,
+                drain_seconds=options.drain_seconds,
+                health_host=options.health_host,
+                health_port=options.health_port,
+                max_polls=options.max_polls,
+            ),
+            link,
+            launcher,
+        )
+        if on_ready is not None:
+            on_ready(agent)
+        await agent.run()
+    finally:
+        os.close(lock)
+
+
+def log_to_terminal(level: str = "INFO") -> None:
+    """Sends the agent's own lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s - %(name)s | %(message)s"))
+    logger = logging.getLogger("heliograph.agent")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
