@@ -180,10 +180,15 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
         Raises:
             AttributeError: A task has no such attribute.
         """
+        new = self._duplicate(task_args)
+        _note_created(new)
+        return new
+
+    def _duplicate(self, task_args: dict[str, Any]) -> Self:
         flow: Flow | None = context.get("flow")
         if flow is not None and self in flow.tasks and (flow.edges_to(self) or flow.edges_from(self)):
             warnings.warn(
-                f"{self.name} has dependencies in flow {flow.name!r}; its copy does not have them", stacklevel=2
+                f"{self.name} has dependencies in flow {flow.name!r}; its copy does not have them", stacklevel=3
             )
         new = copy.copy(self)
         if new.slug and "slug" not in task_args:
@@ -199,7 +204,6 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
                 new._set_option(attribute, value)  # noqa: SLF001 - of this class
         created: dict[Task, None] = context.get("_created_tasks") or {}
         created.pop(self, None)  # it was the pattern of a copy, and so has been used
-        _note_created(new)
         return new
 
     def __call__(
@@ -225,7 +229,7 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
             FlowError: No flow is being built here.
             TypeError: The inputs do not fit `run`.
         """
-        new = self.copy(**(task_args or {}))
+        new = self._duplicate(dict(task_args or {}))
         return new.bind(*args, mapped=mapped, upstream_tasks=upstream_tasks, flow=flow, **kwargs)
 
     def bind(
@@ -265,7 +269,7 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
                     f"{self.name}.map cannot go over {_preview(value)}: a {type(value).__name__} has no elements by"
                     " index; make a list of it, or wrap it in unmapped() to give it whole to every child"
                 )
-        new = self.copy(**{"nout": None, **(task_args or {})})
+        new = self._duplicate({"nout": None, **(task_args or {})})
         return new.bind(*args, mapped=True, upstream_tasks=upstream_tasks, flow=flow, **kwargs)
 
     def pipe(_heliograph_self, _heliograph_other: Any, /, **kwargs: Any) -> Any:  # noqa: N805 - leaves all keywords free
