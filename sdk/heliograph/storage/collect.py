@@ -144,6 +144,8 @@ def imported_modules(root: Path) -> Iterator[tuple[ModuleType, Path]]:
     """Yields modules that are imported from below `root`, with their files; not installed ones, nor this product."""
     standard = Path(sysconfig.get_path("stdlib")).resolve()
     product = Path(__file__).resolve().parents[1]
+    # An environment in the project's folder: its scripts, such as the command that runs this, are no part of the flow.
+    environment = Path(sys.prefix).resolve() if sys.prefix != sys.base_prefix else standard
     root = root.resolve()
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
@@ -152,7 +154,7 @@ def imported_modules(root: Path) -> Iterator[tuple[ModuleType, Path]]:
         if not name.startswith(str(root)) and not os.path.realpath(name).startswith(str(root)):
             continue
         path = Path(name).resolve()
-        if not path.is_relative_to(root) or path.is_relative_to(standard) or path.is_relative_to(product):
+        if not path.is_relative_to(root) or any(map(path.is_relative_to, (standard, product, environment))):
             continue
         if _FOREIGN.isdisjoint(path.parts) and path.is_file():
             yield module, path
