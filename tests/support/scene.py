@@ -155,22 +155,24 @@ class Scene:
         return list((api or self.admin).agents.LeaseFlowRuns(request).leases)
 
     def running(self, **run_fields: Any) -> RunningRun:
-        """A run that an agent of its own has accepted."""
-        flow = self.flow(self.project(), launch=flows_pb.LaunchSummary(labels=[label := unique("label")]))
-        agent = self.agent(label)
-        run = self.run(flow.name, **run_fields)
-        (lease,) = self.lease(agent.name, 5)
-        accepted = self.admin.agents.AcceptFlowRun(
+        """A run that an agent of its own, limited to a project of its own, has accepted."""
+        project = self.project()
+        api = self.api_as("agent", projects=(project,))
+        agent = self.agent(api=api)
+        run = self.run(self.flow(project, graph=run_fields.pop("graph", graph())).name, **run_fields)
+        (lease,) = self.lease(agent.name, 5, api=api)
+        accepted = api.agents.AcceptFlowRun(
             agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=lease.epoch)
         )
-        return RunningRun(self, run.name, lease.epoch, agent.name, accepted.run_token)
+        return RunningRun(self, run.name, lease.epoch, agent.name, accepted.run_token, api)
 
 
 class RunningRun:
     """A run and its writer."""
 
-    def __init__(self, scene: Scene, name: str, epoch: int, agent: str, token: str) -> None:
+    def __init__(self, scene: Scene, name: str, epoch: int, agent: str, token: str, agent_api: Api) -> None:
         self.scene, self.name, self.epoch, self.agent, self.token = scene, name, epoch, agent, token
+        self.agent_api = agent_api
         self.api = scene.api(token)
 
     def batch(self, first: int, *events: reporting_pb.RunEvent, **fields: Any) -> reporting_pb.RunEventBatch:
