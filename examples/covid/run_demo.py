@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,9 @@ def main() -> int:
 
 
 def _demo(root: Path) -> int:
-    output = root / "output"
+    project, output = root / "project", root / "output"
+    project.mkdir()
+    shutil.copy(FLOW_FILE, project)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH")},
         "HELIOGRAPH_HOME": str(root / "home"),
@@ -59,7 +62,7 @@ def _demo(root: Path) -> int:
         agent_ready: list[bool] = []
 
         def note_ready(_name: str, line: str) -> None:
-            if "ready" in line.lower():
+            if "is registered" in line:
                 agent_ready.append(True)
 
         agent = children.start(
@@ -69,7 +72,7 @@ def _demo(root: Path) -> int:
 
         _title("A project, and a flow in it")
         _run(environment, "projects", "create", "covid")
-        code = _run(environment, "register", str(FLOW_FILE), "--project", "covid")
+        code = _run(environment, "register", str(project / "flow.py"), "--project", "covid")
         wait_for(lambda: bool(agent_ready), agent, "agent")
         if code == 0:
             _title("A run, watched to its end")

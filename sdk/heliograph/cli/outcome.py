@@ -55,15 +55,19 @@ def print_results(session: Session, run: flow_run_service_pb2.FlowRun, *, color:
     from heliograph.client.ledger import open_run
 
     try:
-        rows = [
-            [row.task, Cell(row.location) if row.location else Cell(f"not kept: {row.reason}", "dim"),
-             size(row.size_bytes) if row.size_bytes else ""]
-            for row in open_run(session.client, run).results()
-        ]  # fmt: skip
+        found = open_run(session.client, run).results()
     except HeliographError as error:
         print(f"\nWhere the results are cannot be read from here: {clean(str(error))}")
         print(f"On a machine that can read the storage: heliograph results ls {run_id(run)}")
         return
+    rows: list[list[Cell | str]] = [
+        [
+            row.task,
+            row.location or Cell(f"not kept: {row.reason}", "dim"),
+            size(row.size_bytes) if row.size_bytes else "",
+        ]
+        for row in found
+    ]
     if rows:
         table = render_table(RESULT_COLUMNS, rows, max_columns=0, color=color)
         _print("\nResults, in your own storage", table, color)

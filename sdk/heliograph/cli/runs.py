@@ -72,14 +72,14 @@ def list_runs(
         session.client.list_flow_runs(project, flow=flow_name, states=wanted, limit=limit),
         output,
         [
-            Column("run", flexible=True), Column("flow", flexible=True), Column("state"), Column("created"),
+            Column("run", flexible=True), Column("flow", flexible=True), Column("state"), Column("start"),
             Column("duration", right=True), Column("agent", flexible=True), Column("id"),
         ],
         lambda run: [
             run.run_name,
             "/".join(run.flow_version.split("/")[1:4:2]),
             state(run),
-            ago(to_datetime(run.create_time)),
+            ago(to_datetime(run.start_time) or to_datetime(run.scheduled_time)),
             run_length(run),
             run.agent.removeprefix("agents/"),
             run_id(run),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Explanation = flow_run_service_pb2.ExplainFlowRunResponse
 
 MAX_AGENTS = 20
+USUAL_LATENESS_SECONDS = 5
 
 
 def explanation_lines(answer: Explanation) -> list[str]:
@@ -94,7 +95,6 @@ def _agents(answer: Explanation) -> list[str]:
 
 
 def lateness(run: flow_run_service_pb2.FlowRun) -> str:
-    """Returns `late by 2 min` for a run that should have started, else an empty text."""
-    if not run.HasField("lateness"):
-        return ""
-    return f"late by {duration(run.lateness.ToTimedelta().total_seconds())}"
+    """Returns `late by 2 min` for a run that should have started, else an empty text; a few seconds are usual."""
+    late = run.lateness.ToTimedelta().total_seconds() if run.HasField("lateness") else 0.0
+    return f"late by {duration(late)}" if late >= USUAL_LATENESS_SECONDS else ""
