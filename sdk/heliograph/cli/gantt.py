@@ -48,7 +48,8 @@ def render_gantt(
     if not times:
         return []
     begin = min(times)
-    end = max([*times, now] if now is not None else times)
+    goes_on = any(bar.start is not None and bar.end is None for bar in bars)
+    end = max([*times, now] if goes_on and now is not None else times)
     span = max(end - begin, 1e-3)
     labels = [shorten(clean(bar.label), MAX_LABEL) for bar in bars]
     label_width = max(width(label) for label in labels)

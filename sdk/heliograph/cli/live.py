@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph.cli.loglines import COLORS, LEVELS, entry_label
-from heliograph.cli.report import label_of, task_labels
+from heliograph.cli.report import label_of, seconds
 from heliograph.cli.states import state_color, state_name
 from heliograph.cli.text import clean, pad, paint, shorten, use_color
-from heliograph.cli.times import clock
-from heliograph.client.refs import to_datetime
+from heliograph.cli.times import clock, duration
+from heliograph.client.refs import task_labels, to_datetime
 from heliograph.engine.codes import StateCode
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ class Follower:
 
     def _hold_task(self, key: tuple[int, int | None], task: task_run_service_pb2.TaskRun) -> None:
         state = StateCode(task.state)
-        before = self._shown_states.get(key)
-        if before == task.state:
+        if self._shown_states.get(key) == task.state:
             return
         self._shown_states[key] = task.state
         if task.HasField("map_index"):
@@ -169,10 +168,10 @@ class Follower:
                 return
         elif state is StateCode.PENDING:
             return
-        elif before is None and state.is_finished and task.HasField("start_time"):
-            # The two states came as one change; when it began is known all the same.
-            self._hold(to_datetime(task.start_time), label_of(task, self.labels), "Running", "blue")
         words = state_name(task.state)
+        start, end = seconds(task.start_time), seconds(task.end_time)
+        if state.is_finished and start is not None and end is not None:
+            words += f" after {duration(end - start)}"
         if state is StateCode.MAPPED:
             words += f", {task.child_count} children"
         if state.is_failed and task.failure.exception_class:

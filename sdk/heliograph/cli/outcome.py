@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from heliograph.cli.report import (
@@ -12,13 +13,13 @@ from heliograph.cli.report import (
     gantt_lines,
     run_id,
     run_length,
-    task_labels,
     task_rows,
 )
 from heliograph.cli.states import state_color, state_name
-from heliograph.cli.table import Cell, Column, render_table
+from heliograph.cli.table import Column, render_table
 from heliograph.cli.text import clean, paint, terminal_columns, use_color
 from heliograph.cli.times import size
+from heliograph.client.refs import task_labels
 from heliograph.exceptions import HeliographError
 
 if TYPE_CHECKING:
@@ -60,17 +61,11 @@ def print_results(session: Session, run: flow_run_service_pb2.FlowRun, *, color:
         print(f"\nWhere the results are cannot be read from here: {clean(str(error))}")
         print(f"On a machine that can read the storage: heliograph results ls {run_id(run)}")
         return
-    rows: list[list[Cell | str]] = [
-        [
-            row.task,
-            row.location or Cell(f"not kept: {row.reason}", "dim"),
-            size(row.size_bytes) if row.size_bytes else "",
-        ]
-        for row in found
-    ]
-    if rows:
-        table = render_table(RESULT_COLUMNS, rows, max_columns=0, color=color)
-        _print("\nResults, in your own storage", table, color)
+    kept = [[row.task, row.location, size(row.size_bytes) if row.size_bytes else ""] for row in found if row.location]
+    why = Counter(row.reason for row in found if not row.location)
+    lines = render_table(RESULT_COLUMNS, kept, color=color) if kept else []
+    lines += [f"{number} not kept: {clean(reason)}" for reason, number in why.most_common()]
+    _print("\nResults, in your own storage", lines, color)
 
 
 RESULT_COLUMNS = (Column("task"), Column("where"), Column("size", right=True))

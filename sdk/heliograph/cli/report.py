@@ -16,7 +16,7 @@ from heliograph.engine.codes import StateCode
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from heliograph.api.v1 import flow_run_service_pb2, flow_service_pb2, states_pb2, task_run_service_pb2
+    from heliograph.api.v1 import flow_run_service_pb2, states_pb2, task_run_service_pb2
 
     FlowRun = flow_run_service_pb2.FlowRun
     TaskRun = task_run_service_pb2.TaskRun
@@ -33,12 +33,6 @@ TASK_COLUMNS = (
 def run_id(run: FlowRun) -> str:
     """Returns the id of a run."""
     return run.name.rpartition("/")[2]
-
-
-def task_labels(graph: flow_service_pb2.Graph) -> list[str]:
-    """Returns what tasks are called in a display: their name where it is unique, else their slug."""
-    count = Counter(task.name for task in graph.tasks)
-    return [task.name if task.name and count[task.name] == 1 else task.slug for task in graph.tasks]
 
 
 def label_of(task: TaskRun, labels: Sequence[str]) -> str:

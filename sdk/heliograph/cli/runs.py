@@ -141,7 +141,8 @@ def inspect(session: Session, run: str, project: str | None, output: str) -> Non
 @pass_session
 def tasks(session: Session, run: str, project: str | None, output: str) -> None:
     """List the task runs of a run."""
-    from heliograph.cli.report import TASK_COLUMNS, task_labels, task_rows
+    from heliograph.cli.report import TASK_COLUMNS, task_rows
+    from heliograph.client.refs import task_labels
 
     found = session.find_run(run, project)
     items = session.client.list_task_runs(found.name)
@@ -171,7 +172,7 @@ def logs(
 ) -> None:
     """Print the log lines of a run that the control plane has."""
     from heliograph.cli.loglines import print_entries
-    from heliograph.cli.report import task_labels
+    from heliograph.client.refs import task_labels
 
     found = session.find_run(run, project)
     least = LEVELS[level.upper()] if level else 0

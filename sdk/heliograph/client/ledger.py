@@ -7,8 +7,10 @@ is. The ledger itself never passes the control plane.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from heliograph.client.refs import task_labels
 from heliograph.exceptions import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -104,9 +106,12 @@ class RunLedger:
 
     def label(self, task: int, map_index: int | None) -> str:
         """Returns what a task run is called."""
-        tasks = self.version.graph.tasks
-        slug = tasks[task].slug if task < len(tasks) else f"task {task}"
-        return slug if map_index is None else f"{slug}[{map_index}]"
+        label = self._labels[task] if task < len(self._labels) else f"task {task}"
+        return label if map_index is None else f"{label}[{map_index}]"
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        return task_labels(self.version.graph)
 
 
 def open_run(client: Client, run: flow_run_service_pb2.FlowRun) -> RunLedger:

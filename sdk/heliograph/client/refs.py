@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from heliograph.utilities.names import flow_name, flow_run_name, flow_version_na
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
+
+    from heliograph.api.v1 import flow_service_pb2
 
 MAX_PARAMETERS_BYTES = 64 * 1024
 
@@ -64,3 +67,9 @@ def to_datetime(stamp: Timestamp) -> datetime | None:
     if not stamp.seconds and not stamp.nanos:
         return None
     return stamp.ToDatetime(tzinfo=UTC)
+
+
+def task_labels(graph: flow_service_pb2.Graph) -> list[str]:
+    """Returns what tasks are called in a display: their name where it is unique, else their slug."""
+    count = Counter(task.name for task in graph.tasks)
+    return [task.name if task.name and count[task.name] == 1 else task.slug for task in graph.tasks]
