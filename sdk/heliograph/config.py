@@ -306,7 +306,8 @@ def _read_file(path: Path) -> dict[str, Any]:
             if isinstance(value, dict):
                 flatten(value, f"{name}.")
             else:
-                values[_known(name, str(path))] = _cast(SETTINGS[name], value, str(path))
+                setting = SETTINGS[_known(name, str(path))]
+                values[name] = _cast(setting, value, str(path))
 
     flatten(document, "")
     return values

@@ -67,7 +67,8 @@ class LedgerWriter:
     ) -> None:
         """Records the text of an error under its id."""
         if len(text) > MAX_TEXT:
-            text = f"{text[: MAX_TEXT // 3]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-2 * MAX_TEXT // 3 :]}"
+            head, tail = text[: MAX_TEXT // 3], text[-2 * MAX_TEXT // 3 :]
+            text = f"{head}\n… {len(text) - MAX_TEXT:,} characters left out …\n{tail}"
         fields = {"id": error_id, "task": task, "map_index": map_index, "class": exception_class, "reason": reason}
         self._append(ERROR, {**fields, "text": text}, len(text))
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from heliograph.config import config
-from heliograph.exceptions import InvalidArgumentError, StorageError
+from heliograph.exceptions import StorageError
 from heliograph.storage.launch import LaunchSettings
-from heliograph.storage.manifest import BundleFormat, Manifest
+from heliograph.storage.manifest import BundleFormat, Manifest, digest_hex
 
 if TYPE_CHECKING:
     from heliograph.storage.bundle import Bundle
@@ -198,17 +198,9 @@ class ObjectMissingError(StorageError):
 
 
 def _bundle_key(digest: str) -> str:
-    value = _hex(digest)
+    value = digest_hex(digest)
     return f"bundles/sha256/{value[:2]}/{value}"
 
 
 def _launch_key(digest: str) -> str:
-    return f"launch/sha256/{_hex(digest)}.json"
-
-
-def _hex(digest: str) -> str:
-    """Returns the hex part, which becomes part of a path: nothing else is let through."""
-    kind, _, value = digest.partition(":")
-    if kind != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
-        raise InvalidArgumentError(f"{digest!r} is no digest: sha256: and 64 hexadecimal digits are expected")
-    return value
+    return f"launch/sha256/{digest_hex(digest)}.json"

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from heliograph.config import config
 from heliograph.exceptions import BundleChangedError, StorageError
 from heliograph.storage.archive import extract, verify_folder
-from heliograph.storage.manifest import Manifest
+from heliograph.storage.manifest import Manifest, digest_hex
 from heliograph.utilities.files import write_atomically
 
 __all__ = ["fetch_into", "manifest_of", "prune"]
@@ -48,7 +48,7 @@ def fetch_into(
     open_archive: Callable[[Manifest], BinaryIO],
 ) -> Path:
     """Returns the folder of a bundle, extracted now unless it is there and right."""
-    folder = cache_dir.absolute() / "bundles" / digest.partition(":")[2]
+    folder = cache_dir.absolute() / "bundles" / digest_hex(digest)
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder.with_name(f"{folder.name}.lock")):

@@ -15,9 +15,9 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from heliograph.exceptions import BundleChangedError, StorageError
+from heliograph.exceptions import BundleChangedError, InvalidArgumentError, StorageError
 
-__all__ = ["MAX_FILES", "PICKLE_PATH", "BundleFormat", "FileEntry", "Manifest"]
+__all__ = ["MAX_FILES", "PICKLE_PATH", "BundleFormat", "FileEntry", "Manifest", "digest_hex"]
 
 VERSION = 1
 RESERVED = ".heliograph"
@@ -162,6 +162,18 @@ class Manifest:
             "requirements": dict(self.requirements),
             **{name: getattr(self, name) for name in _TEXTS},
         }
+
+
+def digest_hex(digest: str) -> str:
+    """Returns the hexadecimal part of a digest, which becomes part of paths: nothing else is let through.
+
+    Raises:
+        InvalidArgumentError: If it is no digest.
+    """
+    kind, _, value = digest.partition(":")
+    if kind != "sha256" or not _HEX.fullmatch(value):
+        raise InvalidArgumentError(f"{digest!r} is no digest: sha256: and 64 hexadecimal digits are expected")
+    return value
 
 
 _TEXTS = ("flow", "entrypoint", "module", "graph_hash", "python", "implementation", "cloudpickle")
