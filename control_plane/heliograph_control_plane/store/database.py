@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,11 +32,12 @@ _CLOCK_CHECK_SECONDS: Final = 30.0
 class Database:
     """One database: where it is, how connections to it are made, what time it is there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
         """Opens nothing yet, but takes the lock of a SQLite file.
 
         Args:
             url: `sqlite:///path/to/file` or `postgresql://user@host/name`.
+            clock: Tells the time in microseconds, in place of this host's or the database's clock.
 
         Raises:
             ConfigurationError: The URL cannot be read or names another kind of database.
@@ -51,6 +52,7 @@ class Database:
             raise ConfigurationError(f"{backend} is no kind of store", hint=_URL_HINT)
         self.kind = backend
         self._lock: int | None = None
+        self._clock = clock
         self._clock_offset = 0
         self._clock_checked = float("-inf")
         if backend == "sqlite":
@@ -73,7 +75,7 @@ class Database:
 
     def now(self) -> int:
         """The time in microseconds. On PostgreSQL it follows the database's clock (`check_clock`)."""
-        return time.time_ns() // 1000 + self._clock_offset
+        return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._clock_offset
 
     def check_clock(self, connection: Connection) -> None:
         """Compares this host's clock with the database's, now and then. Decisions of all replicas use the latter."""

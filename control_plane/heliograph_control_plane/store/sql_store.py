@@ -383,19 +383,22 @@ class SqlStore:
         return self._write(mark)
 
 
-def open_store(url: str, *, make_schema: bool | None = None) -> SqlStore:
+def open_store(
+    url: str, *, make_schema: bool | None = None, clock: Callable[[], int] | None = None
+) -> SqlStore:
     """Opens a store.
 
     Args:
         url: `sqlite:///path/to/file` or `postgresql://user@host/name`.
         make_schema: True to bring the schema to this server's version first. None means: on SQLite only.
+        clock: Tells the time in microseconds, in place of this host's or the database's clock.
 
     Raises:
         ConfigurationError: The URL cannot be read.
         StoreInUseError: Another process has the SQLite file open.
         SchemaMismatchError: The schema is not this server's.
     """
-    database = Database(url)
+    database = Database(url, clock)
     try:
         if make_schema or (make_schema is None and database.kind == "sqlite"):
             migrate.migrate(database)

@@ -19,7 +19,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/heliograph.db"
     cluster: PostgresCluster = request.getfixturevalue("postgres")
-    return cluster.store_database()
+    return cluster.clean_database()
 
 
 @pytest.fixture
