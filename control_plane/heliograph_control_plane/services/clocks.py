@@ -14,6 +14,9 @@ from heliograph.exceptions import InvalidArgumentError
 from heliograph.schedules import expansion
 from heliograph_control_plane.store import records
 
+MAX_INTERVAL = timedelta(days=36_525)
+"""Longest step of an interval: a hundred years."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -32,7 +35,10 @@ def check_clock(clock: pb.Clock) -> None:
     Raises:
         InvalidArgumentError: What is wrong with it.
     """
-    expansion.validate_spec(spec_of(clock))
+    spec = spec_of(clock)
+    expansion.validate_spec(spec)
+    if isinstance(spec, expansion.IntervalSpec) and spec.interval > MAX_INTERVAL:
+        raise InvalidArgumentError("an interval must be at most 100 years")
 
 
 def spec_of(clock: pb.Clock) -> expansion.ClockSpec:
