@@ -131,11 +131,17 @@ def to_yaml(value: Any, indent: int = 0) -> str:
         lines = []
         for key, item in value.items():
             if isinstance(item, dict | list) and item:
-                lines.append(f"{space}{json.dumps(key) if not key.isidentifier() else key}:")
+                lines.append(f"{space}{_yaml_key(key)}:")
                 lines.append(to_yaml(item, indent + 1))
             else:
-                lines.append(f"{space}{key}: {json.dumps(item, ensure_ascii=False)}")
+                lines.append(f"{space}{_yaml_key(key)}: {json.dumps(item, ensure_ascii=False)}")
         return "\n".join(lines)
     if isinstance(value, list) and value:
         return "\n".join(f"{space}- {to_yaml(item, indent + 1).lstrip()}" for item in value)
     return space + json.dumps(value, ensure_ascii=False)
+
+
+def _yaml_key(key: str) -> str:
+    """Quotes what is no plain word, and words that YAML takes for values."""
+    plain = key.isidentifier() and key.lower() not in ("on", "off", "yes", "no", "y", "n", "true", "false", "null")
+    return key if plain else json.dumps(key, ensure_ascii=False)

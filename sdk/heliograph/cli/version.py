@@ -6,6 +6,7 @@ import platform
 
 import click
 
+import heliograph
 from heliograph.cli.lazy import Command
 from heliograph.cli.output import emit_one, output_option
 from heliograph.cli.session import Session, pass_session
@@ -18,11 +19,14 @@ from heliograph.cli.session import Session, pass_session
 def version(session: Session, client_only: bool, output: str) -> None:
     """Show the versions of this client and of the control plane."""
     from heliograph.cli.output import to_plain
-    from heliograph.client.version import version as client_version
     from heliograph.exceptions import HeliographError
 
     shown: dict[str, object] = {
-        "client": {"version": client_version(), "python": platform.python_version(), "platform": platform.platform()}
+        "client": {
+            "version": heliograph.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
     }
     told = ""
     if not client_only:
@@ -34,7 +38,7 @@ def version(session: Session, client_only: bool, output: str) -> None:
             # Not a failure of this command: which client is here is known all the same.
             shown["server"] = None
             told = f"control plane not asked: {error}"
-    if not emit_one(shown, output, name=client_version()):
-        click.echo(f"heliograph {client_version()}, Python {platform.python_version()}")
+    if not emit_one(shown, output, name=heliograph.__version__):
+        click.echo(f"heliograph {heliograph.__version__}, Python {platform.python_version()}")
         if told:
             click.echo(told)

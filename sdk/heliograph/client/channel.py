@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+import heliograph
 from heliograph.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -169,9 +170,7 @@ def new_request_id() -> str:
 
 
 def _user_agent() -> str:
-    from heliograph.client.version import version
-
-    return f"heliograph-python/{version()}"
+    return f"heliograph-python/{heliograph.__version__}"
 
 
 def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
