@@ -14,7 +14,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask while its own thread holds it
         self._requested = threading.Event()
         self._callbacks: list[Callable[[], None]] = []
         self.reason = ""

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,40 +95,47 @@ def compile_flow(flow: Flow) -> Graph:
         CycleError: The edges form a cycle; the message names its tasks.
         DuplicateSlugError: Two tasks have one slug.
     """
-    slug_of: dict[Task, str] = {task: flow.slugs[task] for task in flow.tasks}
-    _refuse_duplicates(slug_of)
-    incoming: dict[Task, list[Edge]] = {task: [] for task in slug_of}
-    outgoing: dict[Task, list[Task]] = {task: [] for task in slug_of}
+    # Tasks go by a provisional number, the rank of their slug: hashing the objects over and over costs more.
+    by_slug = sorted((slug, number, task) for number, (task, slug) in enumerate(flow.slugs.items()))
+    slugs = [slug for slug, _, _ in by_slug]
+    _refuse_duplicates(slugs)
+    rank = {id(task): number for number, (_, _, task) in enumerate(by_slug)}
+    incoming: list[list[Edge]] = [[] for _ in slugs]
+    outgoing: list[list[int]] = [[] for _ in slugs]
     for edge in flow.edges:
-        incoming[edge.downstream_task].append(edge)
-        outgoing[edge.upstream_task].append(edge.downstream_task)
-    order = _topological(slug_of, incoming, outgoing)
-    index = {task: number for number, task in enumerate(order)}
+        after = rank[id(edge.downstream_task)]
+        incoming[after].append(edge)
+        outgoing[rank[id(edge.upstream_task)]].append(after)
+    order = _topological(slugs, outgoing, [len(edges) for edges in incoming])
+    number_of = [0] * len(slugs)
+    for number, provisional in enumerate(order):
+        number_of[provisional] = number
 
-    inputs = tuple(
-        tuple(
-            sorted(
-                (Input(index[e.upstream_task], e.key, e.mapped, e.flattened, e) for e in incoming[task]),
-                key=_input_order,
-            )
-        )
-        if len(incoming[task]) > 1
-        else tuple([Input(index[e.upstream_task], e.key, e.mapped, e.flattened, e) for e in incoming[task]])
-        for task in order
-    )
+    inputs: list[tuple[Input, ...]] = []
+    for provisional in order:
+        items = [
+            Input(number_of[rank[id(e.upstream_task)]], e.key, e.mapped, e.flattened, e)
+            for e in incoming[provisional]
+        ]
+        if len(items) > 1:
+            items.sort(key=_input_order)
+        inputs.append(tuple(items))
+    tasks = tuple([by_slug[provisional][2] for provisional in order])
     constants = flow.constants
     parameters = sorted(flow.parameters(), key=lambda parameter: str(parameter.name))
     return Graph(
-        slugs=tuple([slug_of[task] for task in order]),
-        tasks=tuple(order),
-        inputs=inputs,
-        downstream=tuple([tuple(sorted([index[t] for t in outgoing[task]])) for task in order]),
+        slugs=tuple([slugs[provisional] for provisional in order]),
+        tasks=tasks,
+        inputs=tuple(inputs),
+        downstream=tuple([tuple(sorted([number_of[after] for after in outgoing[p]])) for p in order]),
         mapped=tuple([any([i.mapped for i in task_inputs]) for task_inputs in inputs]),
-        constants=tuple([dict(constants[task]) if task in constants else _NO_CONSTANTS for task in order]),
-        parameters=MappingProxyType({parameter.name: index[parameter] for parameter in parameters}),
+        constants=tuple([dict(constants[task]) if task in constants else _NO_CONSTANTS for task in tasks])
+        if constants
+        else (_NO_CONSTANTS,) * len(tasks),
+        parameters=MappingProxyType({p.name: number_of[rank[id(p)]] for p in parameters}),
         required_parameters=frozenset(parameter.name for parameter in parameters if parameter.required),
-        reference_tasks=tuple(sorted(index[task] for task in flow.reference_tasks())),
-        index=MappingProxyType(index),
+        reference_tasks=tuple(sorted(number_of[rank[id(task)]] for task in flow.reference_tasks())),
+        index=MappingProxyType({task: number for number, task in enumerate(tasks)}),
     )
 
 
@@ -135,46 +143,39 @@ def _input_order(item: Input) -> tuple[str, int, bool, bool]:
     return (item.key or "", item.upstream, item.mapped, item.flattened)
 
 
-def _refuse_duplicates(slug_of: Mapping[Task, str]) -> None:
-    if len(set(slug_of.values())) == len(slug_of):
-        return
-    seen: set[str] = set()
-    doubled: set[str] = set()
-    for slug in slug_of.values():
-        (doubled if slug in seen else seen).add(slug)
-    raise DuplicateSlugError(f"more than one task of the flow has the slug {', '.join(sorted(doubled))}")
+def _refuse_duplicates(slugs: list[str]) -> None:
+    doubled = sorted({first for first, second in pairwise(slugs) if first == second})
+    if doubled:
+        raise DuplicateSlugError(f"more than one task of the flow has the slug {', '.join(doubled)}")
 
 
-def _topological(
-    slug_of: Mapping[Task, str], incoming: Mapping[Task, list[Edge]], outgoing: Mapping[Task, list[Task]]
-) -> list[Task]:
-    by_slug = {slug: task for task, slug in slug_of.items()}
-    waiting = {task: len(edges) for task, edges in incoming.items()}
-    ready = [slug_of[task] for task, count in waiting.items() if not count]
-    heapq.heapify(ready)
-    order: list[Task] = []
+def _topological(slugs: list[str], outgoing: list[list[int]], waiting: list[int]) -> list[int]:
+    """Returns the provisional numbers in order; the lowest of those that are ready comes first."""
+    ready = [number for number, count in enumerate(waiting) if not count]
+    order: list[int] = []
     while ready:
-        task = by_slug[heapq.heappop(ready)]
-        order.append(task)
-        for after in outgoing[task]:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for after in outgoing[number]:
             waiting[after] -= 1
             if not waiting[after]:
-                heapq.heappush(ready, slug_of[after])
-    if len(order) < len(slug_of):
-        raise CycleError(f"the flow has a cycle: {' -> '.join(_cycle(waiting, incoming, slug_of))}")
+                heapq.heappush(ready, after)
+    if len(order) < len(slugs):
+        raise CycleError(f"the flow has a cycle: {' -> '.join(_cycle(slugs, outgoing, waiting))}")
     return order
 
 
-def _cycle(
-    waiting: Mapping[Task, int], incoming: Mapping[Task, list[Edge]], slug_of: Mapping[Task, str]
-) -> list[str]:
+def _cycle(slugs: list[str], outgoing: list[list[int]], waiting: list[int]) -> list[str]:
     """Walks upstream among the tasks that never became ready until one comes twice."""
-    task = min((t for t, count in waiting.items() if count), key=slug_of.__getitem__)
-    path: list[Task] = []
-    while task not in path:
-        path.append(task)
-        task = min(
-            (e.upstream_task for e in incoming[task] if waiting[e.upstream_task]), key=slug_of.__getitem__
-        )
-    loop = [*path[path.index(task) :], task]
-    return [slug_of[t] for t in reversed(loop)]
+    upstream: dict[int, int] = {}
+    for number, count in enumerate(waiting):
+        if count:
+            for after in outgoing[number]:
+                upstream.setdefault(after, number)
+    number = next(number for number, count in enumerate(waiting) if count)
+    path: list[int] = []
+    while number not in path:
+        path.append(number)
+        number = upstream[number]
+    loop = [*path[path.index(number) :], number]
+    return [slugs[number] for number in reversed(loop)]

@@ -40,6 +40,7 @@ class Seat:
     Attributes:
         busy: True exactly while user code runs.
         struck: What it was interrupted with, while that has not been taken note of.
+        over: True when the last limit passed, whatever the user code made of the interrupt.
     """
 
     def __init__(self, ident: int) -> None:
@@ -47,6 +48,7 @@ class Seat:
         self.lock = threading.Lock()
         self.busy = False
         self.struck: type[Interrupted] | None = None
+        self.over = False
 
     def strike(self, kind: type[Interrupted]) -> bool:
         """Interrupts the user code that runs here now, if any. From any thread. Returns whether there was some."""
@@ -121,6 +123,7 @@ class MainSeat(Seat):
 
     def limit(self, seconds: float) -> bool:
         """Interrupts the user code that starts now after `seconds`."""
+        self.over = False
         self.deadline = time.monotonic() + seconds
         _alarms.arm()
         return True
@@ -151,6 +154,7 @@ class MainSeat(Seat):
         if self.deadline is not None and self.deadline <= now:
             self.deadline = None
             self.busy = False
+            self.over = True
             raise self._owned(TimeOver)
 
 
@@ -161,51 +165,40 @@ class _Alarms:
         self.seats: list[MainSeat] = []
         self._handler: Any = None
         self._foreign: float | None = None
+        self._interval = 0.0
 
     def push(self, seat: MainSeat) -> None:
         if not self.seats:
+            remaining, self._interval = signal.getitimer(signal.ITIMER_REAL)
+            self._foreign = time.monotonic() + remaining if remaining else None
             self._handler = signal.signal(signal.SIGALRM, self._ring)
-            self._foreign = None
         self.seats.append(seat)
 
     def pop(self, seat: MainSeat) -> None:
-        if seat in self.seats:
-            self.seats.remove(seat)
+        if seat not in self.seats:
+            return
+        self.seats.remove(seat)
         self.arm()
         if not self.seats:
             signal.signal(signal.SIGALRM, self._handler if self._handler is not None else signal.SIG_DFL)
 
     def arm(self) -> None:
         """Sets the clock to the first deadline."""
-        now = time.monotonic()
-        own = [seat.deadline for seat in self.seats if seat.deadline is not None]
-        if not own and self._foreign is None:
-            remaining = signal.getitimer(signal.ITIMER_REAL)[0]
-            if not remaining or not self._armed():
-                return
-        remaining, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        if remaining and self._foreign is None and not self._ours:
-            self._foreign = now + remaining
-        self._ours = bool(own)
-        deadlines = own + ([self._foreign] if self._foreign is not None else [])
+        deadlines = [seat.deadline for seat in self.seats if seat.deadline is not None]
+        if self._foreign is not None:
+            deadlines.append(self._foreign)
         if deadlines:
-            signal.setitimer(signal.ITIMER_REAL, max(min(deadlines) - now, 1e-4))
-        if not own:
-            self._foreign = None
-
-    _ours = False
-
-    def _armed(self) -> bool:
-        return self._ours
+            signal.setitimer(signal.ITIMER_REAL, max(min(deadlines) - time.monotonic(), 1e-6), self._interval)
+        elif signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ring(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         try:
-            if self._foreign is not None and self._foreign <= now and callable(self._handler):
-                self._foreign = None
-                self._handler(signum, frame)
-            elif not self._ours and callable(self._handler) and not any(s.struck for s in self.seats):
-                self._handler(signum, frame)
+            if self._foreign is not None and self._foreign <= now:
+                self._foreign = now + self._interval if self._interval else None
+                if callable(self._handler):
+                    self._handler(signum, frame)
             for seat in self.seats:  # the outermost first: what it runs ends with it
                 seat.check(now)
         finally:

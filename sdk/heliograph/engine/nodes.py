@@ -85,7 +85,7 @@ def _kept_with(task: Task, flow_result: Any) -> tuple[Any, StoredResult]:
 class TaskFrame:
     """What one task run knows of itself; the content of the context, made when somebody looks."""
 
-    __slots__ = ("loop", "map_index", "node", "record", "run", "run_name")
+    __slots__ = ("loop", "map_index", "node", "record", "resumed", "run", "run_name")
 
     def __init__(self, loop: RunLoop, node: Node, run: int, map_index: int | None, record: Record) -> None:
         self.loop = loop
@@ -94,6 +94,7 @@ class TaskFrame:
         self.map_index = map_index
         self.record = record
         self.run_name: str | None = None
+        self.resumed = False
 
     @property
     def task_index(self) -> int:

@@ -109,6 +109,7 @@ class RunLoop:
         self.paused: set[int] = set()
         self.active = 0
         self.idle = 0
+        self.asking = False
         self.left = count
         self.stopping = False
         self.over = count == 0
@@ -146,9 +147,9 @@ class RunLoop:
                 due = self.waiting[0][0] if self.waiting else None
                 if due is not None and due <= self.clock.now():
                     self._wake(heapq.heappop(self.waiting)[1])
-                elif due is None and not self.active and not self._find_help():
-                    self._end()
-                elif not self.over and not self.ready:
+                elif due is None and not self.active and not self.asking and not (self.paused and self.resumable):
+                    self._ask_or_end()
+                else:
                     self.idle += 1
                     self.clock.wait(self.condition, due)
                     self.idle -= 1
@@ -481,16 +482,14 @@ class RunLoop:
         if self.stopping:
             return None
         if not became:
+            if self.ready:
+                self.active += 1
+                return self.ready.popleft()
             if not self.left:
                 self._end()
-            elif not self.active and not self.ready:
+            elif not self.active:
                 self.condition.notify()  # whoever waits finds that only paused or timed runs are left
             return None
-        given = [run for run in became if self.records[run].state in TERMINAL]
-        if given:
-            became = [run for run in became if run not in given]
-            if not became:
-                return None
         if len(became) > 1:
             self.ready.extendleft(became[:0:-1])
             if self.idle:
@@ -526,22 +525,22 @@ class RunLoop:
             number, map_index, record.state, record.updated, record.run_count, record.due, 0, failure
         )
 
-    def _find_help(self) -> bool:
-        """Asks for an approval when nothing else is left to do. Returns False when nobody can be asked."""
-        if not self.paused:
-            return False
-        if self.approve is not None:
-            run = min(self.paused)
-            approve, name = self.approve, self.name_of(run)
-            self.condition.release()
-            try:
-                approved = approve(name)
-            finally:
-                self.condition.acquire()
-            if approved and run in self.paused:
-                self._resume(run)
-            return True
-        return self.resumable
+    def _ask_or_end(self) -> None:
+        """Nothing is left to do by itself: asks for an approval, or ends the run."""
+        if not self.paused or self.approve is None:
+            self._end()
+            return
+        run = min(self.paused)
+        approve, name = self.approve, self.name_of(run)
+        self.asking = True
+        self.condition.release()
+        try:
+            approved = approve(name)
+        finally:
+            self.condition.acquire()
+            self.asking = False
+        if approved and run in self.paused:
+            self._resume(run)
 
     def _end(self) -> None:
         self.over = True

@@ -29,7 +29,6 @@ from heliograph.engine.state import (
     Looped,
     Mapped,
     Paused,
-    Resume,
     Retrying,
     Running,
     Scheduled,
@@ -109,6 +108,7 @@ class TaskRunner:
         record = loop.records[run]
         map_index = None if run == node.index else run - loop.first_child[node.index]
         frame = TaskFrame(loop, node, run, map_index, record)
+        frame.resumed = record.state is StateCode.RESUME
         enter_task(frame)
         old = loop.states[run]
         inputs: dict[str, Any] = {}
@@ -174,6 +174,8 @@ class TaskRunner:
             finally:
                 if task.timeout is not None:
                     seat.unlimit()
+            if task.timeout is not None and seat.over:
+                raise TimeOver  # the task caught the interrupt and went on
             return value
 
     def ended_badly(
@@ -500,8 +502,10 @@ class TaskRunner:
         if value is None:
             self.loop.told(node.index, frame.map_index, NONE_VALUE)
             return False
-        variables = self._variables(inputs)
-        written = self._result_of(frame).write(value, **variables)
+        variables, result = self._variables(inputs), self._result_of(frame)
+        if frame.map_index is not None and result.location is not None:
+            self.targets.check(frame, result.format(**variables).location, inputs)
+        written = result.write(value, **variables)
         state._result = written
         self._remember(frame, written)
         return True
@@ -572,7 +576,7 @@ class TaskRunner:
         """Adds what only some task runs have to the content of their context."""
         if frame.run in self.loop_results:
             content["task_loop_result"] = self.loop_results[frame.run]
-        if frame.record.state is StateCode.RESUME or isinstance(self.loop.states[frame.run], Resume):
+        if frame.resumed:
             content["resume"] = True
         extra = self.task_contexts.get(frame.node.index)
         if extra:

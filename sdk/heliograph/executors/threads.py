@@ -45,7 +45,10 @@ class ThreadsExecutor(Executor):
             worker.start()
         ended = threading.Event()
         work.add_end(ended.set)
-        ended.wait()
+        try:
+            ended.wait()
+        except KeyboardInterrupt as interrupt:
+            work.crash(interrupt)
         for worker in workers:
             worker.join(_GRACE_SECONDS)
 
