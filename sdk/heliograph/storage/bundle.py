@@ -120,11 +120,10 @@ def _find_source(flow: Flow, given: Path | None) -> _Source | None:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
-        path = Path(file).resolve()
-        if given is not None and path != given:
-            continue
-        if any(value is flow for value in list(vars(module).values())) and path.is_file():
-            return _Source(path, module)
+        if any(value is flow for value in list(vars(module).values())):
+            path = Path(file).resolve()
+            if path.is_file() and given in (None, path):
+                return _Source(path, module)
     if given is not None:
         return _Source(given, None)
     frame = sys._getframe()  # noqa: SLF001 (the documented way to look at callers)

@@ -9,6 +9,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -151,13 +152,18 @@ def imported_modules(root: Path) -> Iterator[tuple[ModuleType, Path]]:
         name = getattr(module, "__file__", None)
         if not isinstance(name, str) or not os.path.isabs(name):  # noqa: PTH117 (no object for each of 2,000 modules)
             continue
-        if not name.startswith(str(root)) and not os.path.realpath(name).startswith(str(root)):
+        if not _real_folder(os.path.dirname(name)).startswith(str(root)):  # noqa: PTH120
             continue
         path = Path(name).resolve()
         if not path.is_relative_to(root) or any(map(path.is_relative_to, (standard, product, environment))):
             continue
         if _FOREIGN.isdisjoint(path.parts) and path.is_file():
             yield module, path
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _imported_files(root: Path) -> set[Path]:

@@ -30,14 +30,11 @@ def imported_distributions(files: Iterable[Path], own: frozenset[str]) -> dict[s
                 names.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    names -= sys.stdlib_module_names | own
+    names -= sys.stdlib_module_names | own | {"heliograph"}
     if not names:
         return {}
-    from importlib.metadata import packages_distributions
-
-    distributions = packages_distributions()
-    found = {_normal(name) for module in names for name in distributions.get(module, ())}
-    return {name: version for name in sorted(found) if (version := _version(name)) and name != "heliograph"}
+    found = {_normal(name) for module in names for name in _distributions().get(module, ())}
+    return {name: version for name in sorted(found) if (version := _version(name))}
 
 
 def check_requirements(recorded: Mapping[str, str], policy: str) -> tuple[list[str], list[str]]:
@@ -70,6 +67,13 @@ def _series(version: str) -> tuple[str, ...]:
     release = re.match(r"(?:\d+!)?(\d+(?:\.\d+)*)", version)
     parts = release[1].split(".") if release else [version]
     return tuple(parts[:2] if parts[0] == "0" else parts[:1])
+
+
+@cache  # it reads the list of files of everything that is installed
+def _distributions() -> Mapping[str, list[str]]:
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
 
 
 @cache

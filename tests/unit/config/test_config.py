@@ -117,6 +117,7 @@ def test_the_token_is_not_in_a_representation(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_reading_settings_imports_nothing_heavy() -> None:
-    code = "import sys; import heliograph.config; print([m for m in ('grpc','boto3','pandas','google') if m in sys.modules])"
+    heavy = ("grpc", "boto3", "pandas", "google")
+    code = f"import sys; import heliograph.config; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -33,8 +33,9 @@ def _git(folder: Path, *arguments: str) -> None:
 def test_outside_git_all_files_but_ignored_ones_go_in(project: Project) -> None:
     folder, flow = project(
         {
-            "helper.py": "X = 1\n", "data.json": "{}", "__pycache__/x.pyc": "", ".venv/lib/a.py": "", "env/pyvenv.cfg": "",
-            "env/b.py": "", ".env": "PASSWORD=x", "big.bin": "x", ".heliographignore": "*.bin\n", "server.key": "x",
+            "helper.py": "X = 1\n", "data.json": "{}", "__pycache__/x.pyc": "", ".venv/lib/a.py": "",
+            "env/pyvenv.cfg": "", "env/b.py": "",
+            ".env": "PASSWORD=x", "big.bin": "x", ".heliographignore": "*.bin\n", "server.key": "x",
         },
         imports="import helper",
     )  # fmt: skip
@@ -182,7 +183,7 @@ def test_what_cannot_be_pickled_is_named(project: Project) -> None:
 
     _, flow = project()
     flow.broken = threading.Lock()
-    with pytest.raises(StorageError, match="cannot be pickled.*lock"):
+    with pytest.raises(StorageError, match=r"cannot be pickled.*lock"):
         build_bundle(flow, pickle=True)
 
 

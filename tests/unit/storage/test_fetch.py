@@ -49,7 +49,7 @@ def test_what_is_fetched_is_what_was_stored(stored: tuple[Local, BundleRef], tmp
 def test_the_same_content_is_stored_once(stored: tuple[Local, BundleRef], project: Project) -> None:
     storage, ref = stored
     before = _objects(storage)
-    folder, flow = project({"data/a.txt": "1"})
+    _, flow = project({"data/a.txt": "1"})
     first = storage.put_bundle(build_bundle(flow))
     again = storage.put_bundle(build_bundle(flow))
     assert first == again
