@@ -270,9 +270,9 @@ def _cron(spec: CronSpec, after: datetime) -> Iterator[Occurrence]:
 
     validate_cron(spec.cron, day_or=spec.day_or)
     tz = zone(spec.timezone)
-    first = _first_slot(after, tz)
-    if first >= _LAST:
+    if after >= _LAST.replace(tzinfo=UTC):
         return
+    first = _first_slot(max(after, _FIRST.replace(tzinfo=UTC)), tz)
     slots = croniter(spec.cron, first, day_or=spec.day_or)
     every_hour = _covers_every_hour(spec.cron)
     pending: list[_Candidate] = []
@@ -350,13 +350,15 @@ def _interval(spec: IntervalSpec, after: datetime) -> Iterator[Occurrence]:
 
     # Offsets change by a day at most, so the estimate is wrong by few steps only.
     number = (after - fixed) // spec.interval - (_DAY // spec.interval if days else 0) - 2
-    try:
-        while True:
+    while True:
+        try:
             time = point(number)
+        except OverflowError:  # one of the calendar's two ends
+            if number > 0:
+                return
+        else:
             yield Occurrence(time, time.replace(tzinfo=None), 0)
-            number += 1
-    except OverflowError:
-        return  # the end of the calendar
+        number += 1
 
 
 def _aware(value: datetime, what: str) -> None:

@@ -89,7 +89,7 @@ class TestDateTimeParameter:
         [
             ("2024-01-02", datetime(2024, 1, 2, tzinfo=UTC)),
             ("2024-01-02T03:04:05Z", datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)),
-            (datetime(2024, 1, 2), datetime(2024, 1, 2, tzinfo=UTC)),
+            (datetime(2024, 1, 2), datetime(2024, 1, 2, tzinfo=UTC)),  # noqa: DTZ001 - that is the case
             (
                 datetime(2024, 1, 2, tzinfo=timezone(timedelta(hours=1))),
                 datetime(2024, 1, 1, 23, tzinfo=UTC),

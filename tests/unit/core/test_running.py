@@ -135,7 +135,7 @@ class TestDelegation:
 class TestSchedule:
     def test_each_time_runs_once_with_its_parameters_and_the_end_is_told(self, monkeypatch, capsys):
         waited = []
-        monkeypatch.setattr(running, "_wait_until", lambda flow, time: waited.append(time))
+        monkeypatch.setattr(running, "_wait_until", lambda _, time: waited.append(time))
         seen = []
 
         @task

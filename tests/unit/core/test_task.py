@@ -23,7 +23,13 @@ class TestOptions:
     def test_defaults(self):
         plain = Task()
         assert plain.name == "Task"
-        assert (plain.slug, plain.tags, plain.max_retries, plain.retry_delay, plain.timeout) == (None, set(), 0, None, None)
+        assert (plain.slug, plain.tags, plain.max_retries, plain.retry_delay, plain.timeout) == (
+            None,
+            set(),
+            0,
+            None,
+            None,
+        )
         assert plain.trigger is triggers.all_successful
         assert plain.skip_on_upstream_skip is True
         assert (plain.cache_for, plain.checkpoint, plain.result, plain.target) == (None, None, None, None)
@@ -139,12 +145,11 @@ class TestSignatures:
 
         assert "**kwargs" in caught.value.hint
 
+        class Mine(Task):
+            def run(self, *values):
+                pass
+
         with pytest.raises(ValueError, match=r"Mine.run takes \*values"):
-
-            class Mine(Task):
-                def run(self, *values):
-                    pass
-
             Mine()
 
     def test_positional_only_arguments_are_refused(self):
@@ -399,7 +404,7 @@ def test_the_logger_bears_the_name_of_the_task():
 
 def test_tasks_are_equal_by_identity():
     one = add.copy()
-    assert one == one  # noqa: PLR0124
+    assert one == one
     assert one != add
     assert {one: 1, add: 2}[one] == 1
 

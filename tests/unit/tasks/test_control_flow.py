@@ -112,11 +112,10 @@ class TestCase:
 
     @pytest.mark.parametrize(("x", "y", "runs"), [(1, 1, True), (1, 2, False), (2, 1, False)])
     def test_blocks_nest(self, x, y, runs):
-        with Flow("f") as flow:
-            with case(value(Parameter("x")), 1):
-                with case(value(Parameter("y")), 1):
-                    inner = value("inner")
-                after = value("after")
+        with Flow("f") as flow, case(value(Parameter("x")), 1):
+            with case(value(Parameter("y")), 1):
+                inner = value("inner")
+            after = value("after")
         state = flow.run(x=x, y=y)
         assert isinstance(state.result[inner], Success if runs else Skipped)
         assert isinstance(state.result[after], Success if x == 1 else Skipped)
@@ -132,9 +131,10 @@ class TestCase:
         with pytest.raises(TypeError, match="cannot be a task"):
             case(Task(), Task())
         other = Flow("other")
-        with Flow("f"), pytest.raises(FlowError, match="two flows"), case(value(1), 1):
+        with Flow("f"), case(value(1), 1):
             value(1)
-            value(1, flow=other)
+            with pytest.raises(FlowError, match="two flows"):
+                value(1, flow=other)
 
 
 class TestFilter:
@@ -190,6 +190,6 @@ class TestApplyMap:
 
     def test_mapping_inside_is_refused(self):
         with Flow("f"), pytest.raises(FlowError, match="maps it already"):
-            apply_map(lambda x: value.map(x), [1, 2])
+            apply_map(value.map, [1, 2])
         with pytest.raises(FlowError, match="no flow is being built"):
             apply_map(lambda x: x, [1])

@@ -41,9 +41,7 @@ def test_upload_writes_text_as_utf8_and_returns_the_key(s3):
 
 
 def test_upload_makes_a_key_and_takes_options(s3):
-    s3.add_response(
-        "put_object", {}, {"Bucket": "other", "Key": ANY, "Body": b"\0", "ContentType": "text/csv"}
-    )
+    s3.add_response("put_object", {}, {"Bucket": "other", "Key": ANY, "Body": b"\0", "ContentType": "text/csv"})
     key = S3Upload(bucket="b", upload_options={"ContentType": "text/csv"}).run(b"\0", bucket="other")
     assert len(key) == 36
 
