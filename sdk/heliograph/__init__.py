@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from heliograph.core import Parameter as Parameter
     from heliograph.core import Task as Task
     from heliograph.tasks.control_flow import FilterTask as FilterTask
-    from heliograph.tasks.control_flow import case as case
     from heliograph.tasks.control_flow import ifelse as ifelse
     from heliograph.tasks.control_flow import merge as merge
     from heliograph.tasks.control_flow import switch as switch
+    from heliograph.tasks.control_flow.case import case as case
     from heliograph.utilities.edges import flatten as flatten
     from heliograph.utilities.edges import mapped as mapped
     from heliograph.utilities.edges import unmapped as unmapped
