@@ -27,7 +27,7 @@ _MIN_ENV_LENGTH = 6  # names only suggest a secret: `PASSWORD_CHECK=true` is non
 _MIN_LINE_LENGTH = 16  # of a secret of several lines, such as a key: its lines are logged one by one
 
 _SECRET_NAME = re.compile(
-    r"SECRET|TOKEN|PASSW|PASSPHRASE|(?:^|_)PWD$|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SIGNING_?KEY|ENCRYPTION_?KEY|CREDENTIAL"
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|_PWD$|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SIGNING_?KEY|ENCRYPTION_?KEY|CREDENTIAL"
     r"|CONNECTION_?STRING|(?:^|_)DSN$|(?:^|_)SALT$",
     re.IGNORECASE,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.support.canary import Canaries
 
 from heliograph.engine.codes import FailureCode
 from heliograph.failures import (
@@ -21,11 +22,10 @@ from heliograph.failures import (
     plain_text,
 )
 from heliograph.logging.scrubber import forget_all, remember
-from tests.support.canary import Canaries
 
 CANARY = "c4nary7711"
 
-SHAPES = f'''
+SHAPES = f"""
 import json, subprocess
 from dataclasses import dataclass
 
@@ -104,7 +104,7 @@ def command():
 
 def decode():
     json.loads("{{" + CANARY)
-'''
+"""
 NAMES = [
     "message", "key", "path", "chained", "context", "note", "syntax", "group", "dynamic_class", "dynamic_code",
     "recursion", "hostile", "metaclass", "command", "decode",
@@ -128,7 +128,7 @@ def shapes(tmp_path: Path) -> ModuleType:
 def _raised(function: Callable[[], object]) -> BaseException:
     try:
         function()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (what is raised is the subject)
         return error
     raise AssertionError("it did not raise")
 
