@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +151,9 @@ class ControlPlane:
         self.wakeups.observe(self.scheduler.observe)
         loops = (self.scheduler, Reaper(self.store, self.store.now() + grace_micros), Pruner(self.store))
         self.loops = LoopRunner(self.store, loops)
-        self._start_task("wakeups", self.wakeups.keep_time())
-        self._start_task("loops", self.loops.run())
-        self._start_task("tokens", self._sweep_tokens())
+        self._start_task("wakeups", self.wakeups.keep_time)
+        self._start_task("loops", self.loops.run)
+        self._start_task("tokens", self._sweep_tokens)
 
     async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
         server = grpc.aio.server(
@@ -199,13 +199,13 @@ class ControlPlane:
             await asyncio.sleep(SWEEP_SECONDS)
             await self.authenticator.sweep()
 
-    def _start_task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_guarded(name, work), name=name))
 
 
-async def _guarded(name: str, work: Coroutine[Any, Any, None]) -> None:
+async def _guarded(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
-        await work
+        await work()
     except Exception as error:  # boundary: the end of a background task is said once, with its place
         _log.critical("background task ended", task=name, **describe_fault(error))
         raise

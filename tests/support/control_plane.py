@@ -43,7 +43,11 @@ class InProcessControlPlane:
 
     def start(self) -> None:
         self._thread.start()
-        self.run(self.plane.start())
+        try:
+            self.run(self.plane.start())
+        except BaseException:
+            self._end()
+            raise
         self.address = self.plane.address
         assert self.plane.admin_token_file is not None
         self.token = self.plane.admin_token_file.read_text(encoding="ascii").strip()
@@ -65,9 +69,12 @@ class InProcessControlPlane:
         try:
             self.run(self.plane.stop(grace_seconds))
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
-            self._loop.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
 
 
 @contextmanager

@@ -222,7 +222,8 @@ BAD_CALLS: dict[str, tuple[str, str, Any, grpc.StatusCode]] = {
     ),
     "endless wait": (
         "agents", "LeaseFlowRuns",
-        agents_pb.LeaseFlowRunsRequest(agent="agents/a", request_id="r", max_runs=1, wait=Duration(seconds=61)), INVALID,
+        agents_pb.LeaseFlowRunsRequest(agent="agents/a", request_id="r", max_runs=1, wait=Duration(seconds=61)),
+        INVALID,
     ),
     "lease by nobody": (
         "agents", "LeaseFlowRuns",
