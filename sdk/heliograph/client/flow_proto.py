@@ -61,16 +61,21 @@ def schedule_to_proto(schedule: Schedule | None) -> schedule_service_pb2.Schedul
 def _task_to_proto(slug: str, task: Any, mapped: bool) -> flow_service_pb2.TaskSpec:
     spec = flow_service_pb2.TaskSpec(
         slug=slug,
-        name=task.name,
-        task_class=f"{type(task).__module__}.{type(task).__qualname__}",
+        name=task.crossing_name,
+        task_class=_plain(f"{type(task).__module__}.{type(task).__qualname__}"),
         tags=sorted(task.tags),
-        trigger=getattr(task.trigger, "__name__", type(task.trigger).__name__),
+        trigger=_plain(getattr(task.trigger, "__name__", type(task.trigger).__name__)),
         max_retries=int(task.max_retries or 0),
         mapped=mapped,
     )
     _set_duration(spec.retry_delay, task.retry_delay)
     _set_duration(spec.timeout, task.timeout)
     return spec
+
+
+def _plain(path: str) -> str:
+    """Python's `<locals>` and `<lambda>` without the signs that no name may have."""
+    return path.replace("<", "").replace(">", "")
 
 
 def _set_duration(target: Duration, value: timedelta | float | None) -> None:

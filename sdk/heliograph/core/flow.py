@@ -180,7 +180,7 @@ class Flow(RunMethods):
             block.add_task(task, self)
 
     def _new_slug(self, task: Task) -> str:
-        prefix = "-".join([task.name, *sorted(task.tags)])
+        prefix = "-".join([task.crossing_name, *sorted(task.tags)])
         number = self._slug_counts.get(prefix, 0) + 1
         while f"{prefix}-{number}" in self._slug_owners:
             number += 1

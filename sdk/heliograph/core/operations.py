@@ -29,8 +29,11 @@ class Operations:
         from heliograph.tasks.core.operators import GetItem
 
         assert isinstance(self, Task)
-        shown = f"[{key.name}]" if isinstance(key, Task) else f"[{key!r}]"
+        shown = f"[{key.crossing_name}]" if isinstance(key, Task) else f"[{key!r}]"
         item = GetItem(name=f"{self.name}{shown}", checkpoint=self.checkpoint, result=self.result)
+        # A small index says nothing; any other key is a constant, which stays on this side.
+        plain = shown if isinstance(key, Task) or (isinstance(key, int) and 0 <= key < 1_000) else "[key]"
+        item._generated_name = (item.name, f"{self.crossing_name}{plain}")  # noqa: SLF001 - of this class
         return item.bind(self, key, flow=self._flow_for_edges(None))
 
     def __add__(self, other: Any) -> Task:

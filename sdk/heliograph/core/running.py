@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from heliograph.context import context
-from heliograph.exceptions import InsideFlowBlockError, UnknownParameterError
+from heliograph.exceptions import InsideFlowBlockError, InvalidArgumentError, UnknownParameterError
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -114,7 +114,7 @@ class RunMethods:
         Raises:
             InsideFlowBlockError: The flow is still being built.
             FlowError: The graph is not valid.
-            InvalidArgumentError: A clock of the schedule is not one that the control plane can keep.
+            InvalidArgumentError: A name, a tag or a clock is not one that the control plane can keep.
         """
         del build, version_group_id, no_url, idempotency_key
         flow = cast("Flow", self)
@@ -122,6 +122,7 @@ class RunMethods:
             return None
         _refuse_inside_block(flow, "register")
         flow.validate()
+        _check_names(flow)
         if flow.schedule is not None:
             from heliograph.schedules.expansion import validate_spec
 
@@ -227,6 +228,21 @@ def _refuse_inside_block(flow: Flow, verb: str) -> None:
             f"flow.{verb}() of {flow.name!r} was called inside the `with` block of {building.name!r}",
             hint="end the block first: the flow is still being built",
         )
+
+
+def _check_names(flow: Flow) -> None:
+    """Refuses names that cannot cross, here, where they can be shown with their task."""
+    from heliograph.utilities.names import check_name, name_problem
+
+    check_name(flow.name, "flow")
+    for task, slug in flow.slugs.items():
+        words = {"name": task.crossing_name, "slug": slug, **{f"tag {tag!r}": tag for tag in task.tags}}
+        for what, word in words.items():
+            if problem := name_problem(word):
+                raise InvalidArgumentError(
+                    f"task {task.name!r} of flow {flow.name!r} cannot be registered: its {what} {problem}",
+                    hint='give it another with @task(name="…")' if what == "name" else "",
+                )
 
 
 def _run_once(

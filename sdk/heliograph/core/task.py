@@ -82,6 +82,9 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
         TypeError: An option of a wrong type.
     """
 
+    _generated_name: tuple[str, str] | None = None
+    """A name made from a constant, and what it is called where no constant may be seen."""
+
     auto_generated = False
     """True for tasks that Heliograph makes itself, for collections, constants and operators."""
 
@@ -160,6 +163,13 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
 
         def run(self) -> Any:
             """Does the work. Subclasses override it; its arguments are the task's inputs, each by name."""
+
+    @property
+    def crossing_name(self) -> str:
+        """The name as the control plane may see it: a name that was made from a constant does not show it there."""
+        if self._generated_name is not None and self.name == self._generated_name[0]:
+            return self._generated_name[1]
+        return self.name
 
     @property
     def logger(self) -> logging.Logger:

@@ -104,6 +104,15 @@ class TestRefusals:
         with pytest.raises(CycleError):
             flow.register("p")
 
+    def test_register_says_which_task_has_a_name_that_cannot_cross(self):
+        for options in ({"name": "a<b"}, {"slug": "a\nb"}, {"tags": ["\u202e"]}):
+            with Flow("f") as flow:
+                double(1, task_args=options)
+            with pytest.raises(InvalidArgumentError, match="of flow 'f' cannot be registered: its"):
+                flow.register("p")
+        with pytest.raises(InvalidArgumentError, match="name of a flow"):
+            Flow("a/b").register("p")
+
 
 class TestDelegation:
     def test_register_hands_its_arguments_over(self, monkeypatch):

@@ -7,7 +7,7 @@ from datetime import timedelta
 import cloudpickle
 import pytest
 
-from heliograph import Edge, Flow, Parameter, Task, flatten, mapped, tags, task, triggers, unmapped
+from heliograph import Edge, Flow, Parameter, Task, flatten, mapped, switch, tags, task, triggers, unmapped
 from heliograph.config import set_temporary_config
 from heliograph.exceptions import FlowError
 from heliograph.tasks.core import Constant, FunctionTask, GetItem
@@ -353,6 +353,20 @@ class TestResultsAsSequences:
             item, by_task = source["key"], source[add(2)]
         assert (item.name, item.checkpoint, item.result) == ("add['key']", True, result)
         assert len(flow.edges_to(by_task)) == 2
+
+    def test_names_made_of_constants_do_not_show_them_where_they_cross(self):
+        with Flow("f") as flow:
+            source = add(1)
+            items = [source["canary"], source[7], source[10**9], source[source]]
+            items += [add.map(["cry"]), source["canary"]["canary"]]
+            switch(source, {"canary": items[0]})
+        assert [item.crossing_name for item in items] == [
+            "add[key]", "add[7]", "add[key]", "add[add]", "add", "add[key][key]",
+        ]  # fmt: skip
+        assert "canary" not in str(sorted(flow.slugs.values()))
+        assert "cry" not in str(sorted(flow.slugs.values()))
+        assert items[0].name == "add['canary']"
+        assert items[5].copy(name="mine").crossing_name == "mine"
 
     def test_map_needs_elements(self):
         with Flow("f"):

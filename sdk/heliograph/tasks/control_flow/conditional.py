@@ -25,7 +25,9 @@ class CompareValue(Task):
 
     def __init__(self, value: Any, **kwargs: Any) -> None:
         self.value = value
-        kwargs.setdefault("name", f"CompareValue: {_short(value)}")
+        generated = f"CompareValue: {_short(value)}"
+        self._generated_name = (generated, "CompareValue")
+        kwargs.setdefault("name", generated)
         kwargs.setdefault("checkpoint", False)
         super().__init__(**kwargs)
 

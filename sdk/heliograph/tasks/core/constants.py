@@ -19,9 +19,11 @@ class Constant(Task):
 
     def __init__(self, value: Any, name: str | None = None, **kwargs: Any) -> None:
         if name is None:
+            plain = f"Constant[{type(value).__name__}]"
             name = repr(value)
             if len(name) > 8:
-                name = f"Constant[{type(value).__name__}]"
+                name = plain
+            self._generated_name = (name, plain)
         self.value = value
         super().__init__(name=name, **kwargs)
 
