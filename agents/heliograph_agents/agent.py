@@ -23,9 +23,9 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from heliograph import __version__
 from heliograph.api.v1 import agent_service_pb2 as pb
 from heliograph.client.channel import new_request_id
-from heliograph.client.version import version
 from heliograph.exceptions import HeliographError, NotFoundError
 from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import Handle, InfraExit, Launcher
@@ -150,7 +150,9 @@ class Agent:
         self._draining.set()
         live = len(self._trackers)
         if live:
-            _log.info("draining: waits up to %.0f s for %d runs; again to leave at once", self._options.drain_seconds, live)
+            _log.info(
+                "draining: waits up to %.0f s for %d runs; again to leave at once", self._options.drain_seconds, live
+            )
         self._start(self._drain())
 
     def handle_signals(self) -> None:
@@ -256,7 +258,10 @@ class Agent:
             if self._draining.is_set():
                 return
             request = pb.LeaseFlowRunsRequest(
-                agent=self._name, request_id=request_id, max_runs=min(free, 100), wait=Duration(seconds=int(POLL_SECONDS))
+                agent=self._name,
+                request_id=request_id,
+                max_runs=min(free, 100),
+                wait=Duration(seconds=int(POLL_SECONDS)),
             )
             try:
                 answer = await self._unless_draining(self._link.call(Stub, "LeaseFlowRuns", request, POLL_SECONDS + 10))
@@ -266,7 +271,8 @@ class Agent:
             except AgentRefusedError:
                 raise
             except HeliographError:
-                await asyncio.sleep(pause.seconds())  # the same request id: what was leased unheard comes again
+                # The same request id is used again: what was leased unheard comes again.
+                await asyncio.sleep(pause.seconds())
                 continue
             if answer is None:
                 return
@@ -318,7 +324,7 @@ class Agent:
             agent_id=options.name,
             launcher=self._launcher.kind,
             labels=options.labels,
-            version=version(),
+            version=__version__,
             host=options.host,
             capacity=options.capacity,
         )
@@ -332,9 +338,10 @@ class Agent:
             else:
                 break
         self._registered.set()
+        labels = ", ".join(options.labels) or "none"
         _log.info(
             "agent %s is registered at %s: type %s, labels %s, capacity %d",
-            options.name, self._link.address, self._launcher.kind, ", ".join(options.labels) or "none", options.capacity,
+            options.name, self._link.address, self._launcher.kind, labels, options.capacity,
         )  # fmt: skip
 
     @staticmethod
@@ -373,7 +380,7 @@ class Agent:
 
     async def _reconcile(self) -> None:
         while True:
-            await asyncio.sleep(random.uniform(*RECONCILE_SECONDS))
+            await asyncio.sleep(random.uniform(*RECONCILE_SECONDS))  # noqa: S311 (jitter)
             await self._adopt()
             for key, tracker in list(self._trackers.items()):
                 if tracker.phase is Phase.LIVE and tracker.handle is not None:

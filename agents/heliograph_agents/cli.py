@@ -21,7 +21,9 @@ def _start_options(command: Any) -> Any:
             click.option("-l", "--label", "labels", multiple=True, help="A label that it offers. May be repeated."),
             click.option("-n", "--name", default="", help="Name of the agent. [default: its type and the host's name]"),
             click.option(
-                "--capacity", type=click.IntRange(1, 10_000), help="Most runs at once. [default: processors, at least 4]"
+                "--capacity",
+                type=click.IntRange(1, 10_000),
+                help="Most runs at once. [default: processors, at least 4]",
             ),
             click.option(
                 "-e", "--env", multiple=True, metavar="KEY=VALUE", help="A variable of flow processes. May be repeated."
@@ -31,10 +33,15 @@ def _start_options(command: Any) -> Any:
             ),
             click.option("-f", "--show-flow-logs", is_flag=True, help="Repeat the flows' output here."),
             click.option(
-                "--health-port", type=click.IntRange(1, 65535), help="Serve /healthz and /readyz on this port of loopback."
+                "--health-port",
+                type=click.IntRange(1, 65535),
+                help="Serve /healthz and /readyz on this port of loopback.",
             ),
             click.option(
-                "--agent-address", default="", metavar="http://HOST:PORT", help="The same, with the address to serve on."
+                "--agent-address",
+                default="",
+                metavar="http://HOST:PORT",
+                help="The same, with the address to serve on.",
             ),
             click.option(
                 "--failure-text",
@@ -91,7 +98,12 @@ def start_local(**options: Any) -> None:
 
 
 def _start(
-    launcher: str, env: tuple[str, ...], health_port: int | None, agent_address: str, drain_timeout: float, **options: Any
+    launcher: str,
+    env: tuple[str, ...],
+    health_port: int | None,
+    agent_address: str,
+    drain_timeout: float,
+    **options: Any,
 ) -> None:
     from heliograph_agents.agent import Agent
     from heliograph_agents.start import StartOptions, log_to_terminal, run_agent

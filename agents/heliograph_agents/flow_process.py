@@ -40,7 +40,7 @@ def run(directory: RunDirectory, record: LaunchRecord, control: ControlSocket, p
         code = _Run(directory, record, control, poke_descriptor).execute()
     except SystemExit as error:  # user code at the top level of a module
         code = error.code if isinstance(error.code, int) else EXIT_FAILED
-    except BaseException:  # the boundary of this process: what is not reported otherwise is seen on standard error
+    except BaseException:  # noqa: BLE001 (the boundary of this process): what is not reported otherwise is seen on standard error
         traceback.print_exc()
     finally:
         _leave(code)
@@ -49,7 +49,7 @@ def run(directory: RunDirectory, record: LaunchRecord, control: ControlSocket, p
 def _leave(code: int) -> NoReturn:
     """Ends the process as Python would, without waiting for threads that user code left behind."""
     try:
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # noqa: SLF001 (there is no other way to run them without ending as a thread waits)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -109,7 +109,7 @@ class _Run:
         try:
             flow = _load(bundle, spec.graph_hash)
             parameters = json.loads(spec.parameters_json or "{}")
-        except Exception as error:  # the boundary to user code: whatever its modules raise is told as a load failure
+        except Exception as error:  # noqa: BLE001 (the boundary to user code): whatever its modules raise is told as a load failure
             traceback.print_exc()
             reason = FailureCode[error.failure] if isinstance(error, StorageError) else FailureCode.LOAD_FAILED
             return _refuse(sink, StateCode.FAILED, error, reason)

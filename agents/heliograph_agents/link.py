@@ -139,7 +139,7 @@ class Pause:
     def seconds(self) -> float:
         """Returns how long to wait now."""
         seconds, self._next = self._next, min(self._longest, self._next * 2)
-        return seconds * random.uniform(0.5, 1.0)
+        return seconds * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
 
     def reset(self) -> None:
         """After a success: the next pause is short again."""

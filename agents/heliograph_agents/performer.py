@@ -16,7 +16,14 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from heliograph.api.v1 import agent_service_pb2 as pb, agent_service_pb2_grpc, log_service_pb2, run_reporting_service_pb2
+from heliograph.api.v1 import (
+    agent_service_pb2 as pb,
+)
+from heliograph.api.v1 import (
+    agent_service_pb2_grpc,
+    log_service_pb2,
+    run_reporting_service_pb2,
+)
 from heliograph.api.v1.states_pb2 import Failure
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import HeliographError, LeaseLostError, NotFoundError
@@ -125,7 +132,7 @@ class Performer:
         if failure is not None:
             request.failure.CopyFrom(_failure(failure, None, None))
         elif back_off:
-            seconds = RELEASE_BACK_OFF_SECONDS * random.uniform(0.5, 1.5)
+            seconds = RELEASE_BACK_OFF_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
             request.back_off.CopyFrom(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))
         await self._insist("ReleaseFlowRun", request)
 

@@ -87,7 +87,7 @@ def _exists(pid: int) -> bool:
 
 
 def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
 
 
 def descendants(root: int) -> list[int]:
@@ -134,7 +134,7 @@ def _has_variable(pid: int, wanted: bytes) -> bool:
 
 def _has_open(pid: int, path: str) -> bool:
     try:
-        return any(os.readlink(entry.path) == path for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(str(Path(entry.path).readlink()) == path for entry in os.scandir(f"/proc/{pid}/fd"))
     except OSError:
         return False
 

@@ -169,7 +169,7 @@ class _Pump(threading.Thread):
 
     def _back_off(self) -> None:
         """Pauses after a failure, longer each time. New events do not shorten it; `stop` does."""
-        limit = time.monotonic() + self._pause_seconds * random.uniform(0.5, 1.0)
+        limit = time.monotonic() + self._pause_seconds * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
         self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2)
         while not self._stopped and (left := limit - time.monotonic()) > 0:
             self._wait(left)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.agent import Agent, AgentOptions
-from heliograph_agents.host import folders, host_name, lock_name, tls_settings
+from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
 from heliograph_agents.launchers.local.launcher import LocalLauncher
 from heliograph_agents.launchers.local.run_directory import LocalSettings
 from heliograph_agents.link import Link
@@ -71,61 +71,58 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
     """
     if options.launcher != "local":
         raise InvalidArgumentError(f"agents of type {options.launcher!r} are not known; known: local")
-    asyncio.run(_run(options, on_ready))
+    from heliograph.config import config
+
+    name = options.name or config().agent.name or f"{options.launcher}-{host_name()}"
+    places = folders(name)
+    lock = lock_name(places.agent, name)
+    try:
+        agent = _put_together(options, name, places)
+
+        async def run() -> None:
+            if on_ready is not None:
+                on_ready(agent)
+            await agent.run()
+
+        asyncio.run(run())
+    finally:
+        os.close(lock)
 
 
-async def _run(options: StartOptions, on_ready: Callable[[Agent], None] | None) -> None:
+def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
     from heliograph.client.channel import TlsFiles, normalize_address
     from heliograph.client.credentials import find_token
     from heliograph.config import config
 
     settings = config()
-    host = host_name()
-    name = options.name or settings.agent.name or f"{options.launcher}-{host}"
-    places = folders(name)
-    lock = lock_name(places.agent, name)
-    try:
-        address = settings.client.address
-        tls = tls_settings()
-        token = find_token(normalize_address(address)[0])
-        launcher = LocalLauncher(
-            LocalSettings(
-                address=address,
-                agent=name,
-                home=str(places.home),
-                cache=str(places.cache),
-                tls=tls,
-                env=options.env,
-                import_paths=tuple(str(Path(path).absolute()) for path in options.import_paths),
-                work_dir=str(Path(options.work_dir).absolute()) if options.work_dir else str(Path.cwd()),
-                show_output=options.show_flow_logs,
-                failure_text=options.failure_text or settings.agent.failure_text,
-                log_mode=options.log_mode or settings.agent.log_mode,
-            ),
-            places.runs,
-        )
-        files = TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", ""))
-        link = Link(address, token.token if token else None, files, insecure=bool(tls.get("insecure")))
-        capacity = options.capacity or settings.agent.max_runs or max(LEAST_CAPACITY, os.cpu_count() or 1)
-        agent = Agent(
-            AgentOptions(
-                name=name,
-                labels=tuple(dict.fromkeys((*settings.agent.labels, *options.labels))),
-                capacity=capacity,
-                host=host,
-                drain_seconds=options.drain_seconds,
-                health_host=options.health_host,
-                health_port=options.health_port,
-                max_polls=options.max_polls,
-            ),
-            link,
-            launcher,
-        )
-        if on_ready is not None:
-            on_ready(agent)
-        await agent.run()
-    finally:
-        os.close(lock)
+    address, tls = settings.client.address, tls_settings()
+    token = find_token(normalize_address(address)[0])
+    files = TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", ""))
+    link = Link(address, token.token if token else None, files, insecure=bool(tls.get("insecure")))
+    how = LocalSettings(
+        address=address,
+        agent=name,
+        home=str(places.home),
+        cache=str(places.cache),
+        tls=tls,
+        env=options.env,
+        import_paths=tuple(str(Path(path).absolute()) for path in options.import_paths),
+        work_dir=str(Path(options.work_dir).absolute()) if options.work_dir else str(Path.cwd()),
+        show_output=options.show_flow_logs,
+        failure_text=options.failure_text or settings.agent.failure_text,
+        log_mode=options.log_mode or settings.agent.log_mode,
+    )
+    what = AgentOptions(
+        name=name,
+        labels=tuple(dict.fromkeys((*settings.agent.labels, *options.labels))),
+        capacity=options.capacity or settings.agent.max_runs or max(LEAST_CAPACITY, os.cpu_count() or 1),
+        host=host_name(),
+        drain_seconds=options.drain_seconds,
+        health_host=options.health_host,
+        health_port=options.health_port,
+        max_polls=options.max_polls,
+    )
+    return Agent(what, link, LocalLauncher(how, places.runs))
 
 
 def log_to_terminal(level: str = "INFO") -> None:

@@ -65,7 +65,7 @@ def start(directory: RunDirectory, *, fork: bool) -> int:
         supervisor = _Supervisor(directory, record)
         supervisor.start_flow_process(fork=fork)
         supervisor.run()
-    except Exception:  # the boundary of this process: the agent reports a supervisor that ended without exit.json
+    except Exception:  # noqa: BLE001 (the boundary of this process): the agent reports a supervisor that ended without exit.json
         _log.exception("the supervisor failed")
         processes.kill_descendants()
         return 1
@@ -247,7 +247,7 @@ class _Supervisor:
             ready = prepare(self._record)
         except StorageError as error:
             self._post(partial(self._refuse, error))
-        except Exception as error:  # the boundary to storage SDKs, which raise what they like
+        except Exception as error:  # noqa: BLE001 (the boundary to storage SDKs), which raise what they like
             _log.exception("the bundle cannot be prepared")
             self._post(partial(self._refuse, StorageError(f"{type(error).__name__}: {error}")))
         else:
@@ -436,8 +436,11 @@ def _become_flow_process(parent: int, output: int) -> None:
     os.close(null)
     os.close(output)
     _log.handlers.clear()
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    # New streams: those inherited may remember a position in the file that the agent's output went to.
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _hint(number: int | None, reason: FailureCode) -> str:
@@ -455,7 +458,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     path = (arguments or sys.argv[1:])[0]
     try:
         code = start(RunDirectory(Path(path)), fork=False)
-    except Exception:  # the boundary of this process
+    except Exception:  # noqa: BLE001 (the boundary of this process)
         traceback.print_exc()
         code = 1
     os._exit(code)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from heliograph.reporting.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, record, scan
 
+_NEVER = 2**63
 _READ_BYTES = 256 * 1024
 _WHOLE_RECORD_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
 
@@ -168,6 +169,7 @@ class LaneReader:
         self._segment_first = 0
         self._offset = 0
         self._missing = 0
+        self._trim_at = 0
         self.next_sequence = 1
 
     def read(self, max_records: int, max_bytes: int) -> Chunk:
@@ -202,11 +204,13 @@ class LaneReader:
 
     def trim(self, acked_sequence: int) -> None:
         """Removes the segments of which every record is acknowledged, never the newest one."""
-        if self._descriptor >= 0 and self._segment_first > acked_sequence + 1:
+        if acked_sequence + 1 < self._trim_at:
             return
+        self._trim_at = _NEVER
         existing = segments(self._folder, self._lane)
         for (_, path), (next_first, _) in pairwise(existing):
             if next_first > acked_sequence + 1:
+                self._trim_at = next_first
                 return
             path.unlink(missing_ok=True)
 
@@ -245,6 +249,7 @@ class LaneReader:
         self.close()
         self._descriptor, self._segment_first, self._offset = descriptor, first_sequence, 0
         self._missing += max(0, first_sequence - self.next_sequence)
+        self._trim_at = min(self._trim_at, first_sequence)
         self.next_sequence = first_sequence
 
     def _open_at(self, sequence: int) -> bool:

@@ -44,9 +44,7 @@ class OutboxWriter:
         full: True while no new task may start.
     """
 
-    def __init__(
-        self, folder: Path, poke_descriptor: int = -1, *, states: Lane = STATES, logs: Lane = LOGS
-    ) -> None:
+    def __init__(self, folder: Path, poke_descriptor: int = -1, *, states: Lane = STATES, logs: Lane = LOGS) -> None:
         self.states: deque[TaskItem | FlowItem | threading.Event] = deque()
         self.logs: deque[LogItem | threading.Event] = deque()
         self.idle = False
@@ -94,7 +92,7 @@ class OutboxWriter:
         wake, closing = self._wake, self._closing
         while True:
             self.idle = True
-            if not (self.states or self.logs or self._kept or closing.is_set()):
+            if not (self.states or self.logs or self.full or closing.is_set()):
                 wake.wait()
             self.idle = False
             wake.clear()

@@ -85,7 +85,7 @@ def _become_supervisor(path: str, connection: socket.socket) -> None:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = supervisor.start(RunDirectory(Path(path)), fork=True)
-    except BaseException:  # the boundary of the forked process: it must never return into the warm parent's loop
+    except BaseException:  # noqa: BLE001 (the boundary of the forked process): it must never return into the warm parent's loop
         traceback.print_exc()
     finally:
         os._exit(code)
