@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph.cli.loglines import COLORS, LEVELS, entry_label
-from heliograph.cli.report import label_of, seconds
+from heliograph.cli.report import failure_words, label_of, seconds
 from heliograph.cli.states import state_color, state_name
 from heliograph.cli.text import clean, pad, paint, shorten, use_color
 from heliograph.cli.times import clock, duration
@@ -155,6 +155,8 @@ class Follower:
             words = state_name(self.run.state)
             if StateCode(self.run.state) is StateCode.SUBMITTED and self.run.agent:
                 words += f" by {self.run.agent.removeprefix('agents/')}"
+            if self.run.failure.reason and StateCode(self.run.state) is StateCode.CRASHED:
+                words += f": {failure_words(self.run.failure)}"
             self._hold(to_datetime(self.run.state_time), "flow run", words, state_color(self.run.state))
 
     def _hold_task(self, key: tuple[int, int | None], task: task_run_service_pb2.TaskRun) -> None:

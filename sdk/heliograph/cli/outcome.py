@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from heliograph.cli.report import (
     TASK_COLUMNS,
+    failure_words,
     failures,
     gantt_lines,
     run_id,
@@ -20,6 +21,7 @@ from heliograph.cli.table import Column, render_table
 from heliograph.cli.text import clean, paint, terminal_columns, use_color
 from heliograph.cli.times import size
 from heliograph.client.refs import task_labels
+from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import HeliographError
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def print_outcome(session: Session, run: flow_run_service_pb2.FlowRun) -> None:
     length = run_length(run)
     state = paint(state_name(run.state), state_color(run.state), color)
     print(f"\nRun {clean(run.run_name)} is {state}{f' after {length}' if length else ''}.")
+    if run.failure.reason and run.failure.reason != int(FailureCode.TASKS_FAILED):
+        print(f"Reason: {clean(failure_words(run.failure))}")
     if tasks:
         _print(
             "\nTasks",
@@ -48,7 +52,7 @@ def print_outcome(session: Session, run: flow_run_service_pb2.FlowRun) -> None:
         _print("\nTimeline", picture, color)
         print_results(session, run, color=color)
     for who, failure in failures(run, tasks, labels)[:MAX_FAILURES]:
-        print(f"The text of the failure of {clean(who)}: heliograph errors show {clean(failure.error_id)}")
+        print(f"\nWhy {clean(who)} failed: heliograph errors show {clean(failure.error_id)}")
 
 
 def print_results(session: Session, run: flow_run_service_pb2.FlowRun, *, color: bool) -> None:

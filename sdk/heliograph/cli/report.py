@@ -11,7 +11,7 @@ from heliograph.cli.states import reason_words, state_cell, state_color, state_n
 from heliograph.cli.table import Cell, Column
 from heliograph.cli.times import duration
 from heliograph.client.refs import to_datetime
-from heliograph.engine.codes import StateCode
+from heliograph.engine.codes import FailureCode, StateCode
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -89,19 +89,21 @@ def failure_words(failure: states_pb2.Failure) -> str:
     if failure.HasField("signal"):
         words += f", signal {failure.signal}"
     if failure.HasField("exit_code"):
-        words += f", exit code {failure.exit_code}"
+        words += f" {failure.exit_code}" if words == "exit code" else f", exit code {failure.exit_code}"
     return words
 
 
 def failures(run: FlowRun, tasks: Sequence[TaskRun], labels: Sequence[str]) -> list[tuple[str, states_pb2.Failure]]:
-    """Returns the failures that have a text on the user's side, the run's own first, each once."""
-    found = [("flow run", run.failure), *((label_of(task, labels), task.failure) for task in tasks)]
-    seen: set[str] = set()
-    return [
-        (who, failure)
-        for who, failure in found
-        if failure.error_id and not (failure.error_id in seen or seen.add(failure.error_id))  # type: ignore[func-returns-value]
-    ]
+    """Returns the failures that have a text on the user's side, each once: of tasks, then the run's own.
+
+    The run's own is left out where it only says that tasks failed.
+    """
+    found = {task.failure.error_id: (label_of(task, labels), task.failure) for task in reversed(tasks)}
+    told = list(reversed([pair for error_id, pair in found.items() if error_id]))
+    own = run.failure
+    if own.error_id and own.error_id not in found and not (told and own.reason == int(FailureCode.TASKS_FAILED)):
+        told.append(("the flow run", own))
+    return told
 
 
 def gantt_lines(
