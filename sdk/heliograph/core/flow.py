@@ -44,7 +44,6 @@ class Flow(RunMethods):
         name: Name of the flow; in a project it is its identity.
         schedule: When it runs by itself.
         executor: Where its tasks run; by default in the flow's own process, one after the other.
-        environment: The wrapper that releases before 1.0 of Prefect used: its `executor` is taken when none is given.
         run_config: What an agent needs to launch it.
         storage: Where its bundle is kept.
         tasks: Tasks to add.
@@ -56,6 +55,7 @@ class Flow(RunMethods):
         result: Where and how results are stored by tasks that do not say it themselves.
         terminal_state_handler: Function `(flow, state, reference_task_states) -> state | None`, called once with the
             final state, which it may replace.
+        environment: The wrapper that releases before 1.0 of Prefect used: its `executor` is taken when none is given.
 
     Raises:
         FlowError: No usable name, or an edge that cannot be.
@@ -67,7 +67,6 @@ class Flow(RunMethods):
         name: str,
         schedule: Schedule | None = None,
         executor: Any = None,
-        environment: Any = None,
         run_config: Any = None,
         storage: Any = None,
         tasks: Iterable[Task] | None = None,
@@ -78,6 +77,7 @@ class Flow(RunMethods):
         validate: bool | None = None,
         result: Any = None,
         terminal_state_handler: Callable[..., Any] | None = None,
+        environment: Any = None,
     ) -> None:
         self.name = checked_name(name, "a flow")
         self.schedule = schedule

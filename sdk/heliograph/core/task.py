@@ -116,7 +116,8 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
         self.name = name or type(self).__name__
         self.slug = slug
         self.tags = self._own_tags(tags)
-        self.run_signature = check_run_signature(self.run, f"{type(self).__name__}.run")
+        signature = check_run_signature(self.run, f"{type(self).__name__}.run")
+        self._run_signature: tuple[Any, inspect.Signature] | None = (getattr(self.run, "__func__", self.run), signature)
         self.nout = inferred_nout(self.run) if nout is None else checked_count(nout, f"nout of {self.name}")
         self._set_retries(max_retries, retry_delay, retry_on)
         self._set_timeout(timeout)
@@ -148,12 +149,8 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("run_signature", None)
+        state["_run_signature"] = None  # made again when it is asked for
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.run_signature = inspect.signature(self.run)
 
     if TYPE_CHECKING:
 
@@ -178,6 +175,14 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
 
         running = context.get("task_full_name") if context.get("task_name") == self.name else None
         return get_logger(running or self.name)
+
+    @property
+    def run_signature(self) -> inspect.Signature:
+        """The signature of `run`, as it is now."""
+        run = getattr(self.run, "__func__", self.run)
+        if self._run_signature is None or self._run_signature[0] is not run:
+            self._run_signature = (run, inspect.signature(self.run))
+        return self._run_signature[1]
 
     # --- copies and calls -------------------------------------------------------------------------------------------
 

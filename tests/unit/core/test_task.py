@@ -209,6 +209,13 @@ class TestDecorator:
         assert f.inputs() == {"a": {"type": int, "required": True}, "b": {"type": str, "required": False}}
         assert f.outputs() is float
 
+    def test_a_run_that_was_replaced_is_called_by_its_own_signature(self):
+        other = add.copy()
+        other.run = lambda z: z
+        with Flow("f") as flow:
+            one = other(z=5)
+        assert flow.constants[one] == {"z": 5}
+
     def test_a_task_survives_a_pickle(self):
         loaded = cloudpickle.loads(cloudpickle.dumps(add))
         assert loaded.run(1, 2) == 3
