@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from heliograph.config import config
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import BundleChangedError, StorageError
 from heliograph.storage.launch import LaunchSettings
-from heliograph.storage.manifest import BundleFormat, Manifest, digest_hex
+from heliograph.storage.manifest import BundleFormat, MalformedManifestError, Manifest, digest_hex
 
 if TYPE_CHECKING:
     from heliograph.storage.bundle import Bundle
@@ -26,6 +26,7 @@ __all__ = ["BundleRef", "Storage"]
 
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _SALT_KEY = "launch/salt"
+_MAX_SALT_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,9 @@ class Storage:
         """Returns where ledgers go when a flow's result does not say: at home on the machine of the run."""
         return {"kind": "local", "dir": ""}
 
-    def _put(self, key: str, data: bytes) -> bool:
-        """Stores an object unless it is there; returns True when this call stored it."""
-        raise StorageError(f"{type(self).__name__} cannot store {key} of {len(data)} bytes")
+    def _put(self, key: str, data: bytes, *, replace: bool = True) -> bool:
+        """Stores an object unless these bytes, or without `replace` any, are there; True when this call stored it."""
+        raise StorageError(f"{type(self).__name__} cannot store {key}, {len(data)} bytes, {replace=}")
 
     def _open(self, key: str) -> BinaryIO:
         """Opens an object. Raises StorageError when it is not there."""
@@ -92,7 +93,7 @@ class Storage:
     # --- storing -----------------------------------------------------------------------------------------------------
 
     def put_bundle(self, bundle: Bundle, launch: LaunchSettings | None = None) -> BundleRef:
-        """Stores a bundle and its launch settings. The same content again stores nothing.
+        """Stores a bundle and its launch settings. The same content again stores nothing; what was damaged is replaced.
 
         Raises:
             StorageError: If it cannot be stored. What was stored so far is complete or unreachable.
@@ -101,8 +102,8 @@ class Storage:
         manifest = bundle.manifest
         folder = _bundle_key(manifest.digest)
         # The manifest comes last: where there is one, there is an archive.
-        if not self._has(f"{folder}/manifest.json"):
-            self._put(f"{folder}/bundle.tar", bundle.archive())
+        self._put(f"{folder}/bundle.tar", bundle.archive())
+        if not self._has_manifest(manifest.digest):
             self._put(f"{folder}/manifest.json", manifest.to_json())
         self._put(_launch_key(settings.digest), settings.to_json())
         return BundleRef(
@@ -124,8 +125,7 @@ class Storage:
             StorageError: If it is not there or cannot be read.
             BundleChangedError: If it is not the one that was registered.
         """
-        data = self._read(f"{_bundle_key(ref.digest)}/manifest.json", _MAX_MANIFEST_BYTES)
-        return Manifest.from_json(data, ref.digest)
+        return self._manifest(ref.digest)
 
     def fetch_launch(self, ref: BundleRef) -> LaunchSettings:
         """Returns the launch settings, checked against the reference.
@@ -168,18 +168,25 @@ class Storage:
             raise StorageError(f"{key} in {self.location} is larger than {limit} bytes")
         return data
 
-    def _has(self, key: str) -> bool:
+    def _manifest(self, digest: str) -> Manifest:
+        return Manifest.from_json(self._read(f"{_bundle_key(digest)}/manifest.json", _MAX_MANIFEST_BYTES), digest)
+
+    def _has_manifest(self, digest: str) -> bool:
+        """True when the manifest is there and right; its remarks may be those of an earlier registration."""
         try:
-            self._open(key).close()
-        except ObjectMissingError:
+            self._manifest(digest)
+        except (ObjectMissingError, BundleChangedError, MalformedManifestError):
             return False
         return True
 
     def _salt(self) -> str:
         """One random text per storage, made once: see `LaunchSettings.salt`."""
-        if not self._has(_SALT_KEY):
-            self._put(_SALT_KEY, secrets.token_hex(16).encode())
-        return self._read(_SALT_KEY, 1024).decode("ascii", "replace")
+        try:
+            data = self._read(_SALT_KEY, _MAX_SALT_BYTES)
+        except ObjectMissingError:
+            self._put(_SALT_KEY, secrets.token_hex(16).encode(), replace=False)
+            data = self._read(_SALT_KEY, _MAX_SALT_BYTES)  # another process may have been quicker
+        return data.decode("ascii", "replace")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Storage) or type(self) is not type(other):

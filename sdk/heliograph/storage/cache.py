@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from heliograph.config import config
-from heliograph.exceptions import BundleChangedError, StorageError
+from heliograph.exceptions import StorageError
 from heliograph.storage.archive import extract, verify_folder
 from heliograph.storage.manifest import Manifest, digest_hex
 from heliograph.utilities.files import write_atomically
@@ -69,6 +69,9 @@ def prune(cache_dir: Path, keep: Path | None = None) -> list[Path]:
         if folder.is_dir():
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             entries.append((lock.stat().st_mtime, size, folder))
+    for rest in parent.glob(".*"):  # of a process that was killed while it extracted
+        if rest.is_dir() and time.time() - rest.stat().st_mtime > _KEEP_SECONDS:
+            _remove(rest)
     total = sum(size for _, size, _ in entries)
     removed = []
     for used, size, folder in sorted(entries):
@@ -88,10 +91,7 @@ def _is_right(folder: Path) -> bool:
         return False
     try:
         verify_folder(folder, manifest_of(folder))
-    except BundleChangedError:
-        _remove(folder)
-        return False
-    except StorageError:  # the manifest beside it is gone
+    except StorageError:  # changed, or the manifest beside it is gone
         _remove(folder)
         return False
     return True

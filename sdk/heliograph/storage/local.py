@@ -51,11 +51,11 @@ class Local(Storage):
         """The host that has the folder."""
         return self._host
 
-    def _put(self, key: str, data: bytes) -> bool:
+    def _put(self, key: str, data: bytes, *, replace: bool = True) -> bool:
         path = self.directory / key
-        if path.exists():
-            return False
         try:
+            if path.exists() and (not replace or path.read_bytes() == data):
+                return False
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data, 0o600)

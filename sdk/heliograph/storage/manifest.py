@@ -17,7 +17,7 @@ from typing import Any
 
 from heliograph.exceptions import BundleChangedError, InvalidArgumentError, StorageError
 
-__all__ = ["MAX_FILES", "PICKLE_PATH", "BundleFormat", "FileEntry", "Manifest", "digest_hex"]
+__all__ = ["MAX_FILES", "PICKLE_PATH", "BundleFormat", "FileEntry", "MalformedManifestError", "Manifest", "digest_hex"]
 
 VERSION = 1
 RESERVED = ".heliograph"
@@ -26,6 +26,10 @@ PICKLE_PATH = f"{RESERVED}/flow.pickle"
 
 MAX_FILES = 20_000
 _HEX = re.compile(r"[0-9a-f]{64}")
+
+
+class MalformedManifestError(StorageError):
+    """What should be a manifest is none."""
 
 
 class BundleFormat(IntEnum):
@@ -120,7 +124,7 @@ class Manifest:
         try:
             manifest = cls._parse(json.loads(data))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StorageError(f"the bundle's manifest is malformed: {type(error).__name__}: {error}") from error
+            raise MalformedManifestError(f"the bundle's manifest is malformed: {error!r}") from error
         if expected_digest is not None and manifest.digest != expected_digest:
             raise BundleChangedError(
                 f"the bundle was registered with {expected_digest}, but the stored manifest is {manifest.digest}",

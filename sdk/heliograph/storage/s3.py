@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
 
+from heliograph.config import config
 from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import ObjectMissingError, Storage
 from heliograph.utilities.s3 import error_code, is_missing, s3_client, s3_errors
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["S3"]
 
+_CHUNK_BYTES = 1024 * 1024
+_MAX_MEMORY_BYTES = 8 * 1024 * 1024
+_MAX_OVERHEAD_BYTES = 64 * 1024 * 1024  # of an archive over its files: up to 20,000 headers with long names
 _PRESENT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
 
@@ -78,35 +84,70 @@ class S3(Storage):
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _put(self, key: str, data: bytes) -> bool:
+    def _put(self, key: str, data: bytes, *, replace: bool = True) -> bool:
         from botocore.exceptions import ClientError
 
         full = self._key(key)
+        target: dict[str, Any] = {"Bucket": self.bucket, "Key": full, "Body": data, **self.upload_options}
         with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be written"):
+            if self._is_there(full, data if replace else None):
+                return False
             try:
-                self.client.put_object(Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*", **self.upload_options)
+                self.client.put_object(**target, IfNoneMatch="*")
             except ClientError as error:
-                if error_code(error) in _PRESENT:
-                    return False
-                if error_code(error) != "NotImplemented":
+                if error_code(error) in _PRESENT and (not replace or self._is_there(full, data)):
+                    return False  # another registration was quicker
+                if error_code(error) not in (*_PRESENT, "NotImplemented"):
                     raise
-                # A server without conditional writes: the key is the content's digest, so a race writes the same bytes.
-                if self._has(key):
-                    return False
-                self.client.put_object(Bucket=self.bucket, Key=full, Body=data, **self.upload_options)
+                # Other bytes are there, which is damage; or the server knows no conditions, and a race writes the same.
+                self.client.put_object(**target)
         return True
+
+    def _is_there(self, full: str, data: bytes | None) -> bool:
+        """True when the object is there, and, with `data`, has these bytes as far as a look at its head can tell."""
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self.client.head_object(Bucket=self.bucket, Key=full)
+        except ClientError as error:
+            if is_missing(error):
+                return False
+            raise
+        if data is None:
+            return True
+        tag = head["ETag"].strip('"')
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        # With some encryption, and for uploads in parts, the tag is no digest: then the length has to do.
+        plain = len(tag) == len(digest) and "ServerSideEncryption" not in head
+        return head["ContentLength"] == len(data) and (not plain or tag == digest)
 
     def _open(self, key: str) -> BinaryIO:
         from botocore.exceptions import ClientError
 
         full = self._key(key)
-        with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be read"):
-            try:
-                body = self.client.get_object(Bucket=self.bucket, Key=full)["Body"]
-            except ClientError as error:
-                if is_missing(error):
-                    raise ObjectMissingError(
-                        f"s3://{self.bucket}/{full} is not there", hint="Register the flow again."
-                    ) from error
-                raise
-        return cast("BinaryIO", body)
+        spool = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115 (the caller closes it)
+        try:
+            with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be read"):
+                try:
+                    answer = self.client.get_object(Bucket=self.bucket, Key=full)
+                except ClientError as error:
+                    if is_missing(error):
+                        raise ObjectMissingError(
+                            f"s3://{self.bucket}/{full} is not there", hint="Register the flow again."
+                        ) from error
+                    raise
+                # All of it is read here, where a connection that breaks is an error of the storage.
+                _copy(answer["Body"].iter_chunks(_CHUNK_BYTES), spool, f"s3://{self.bucket}/{full}")
+        except BaseException:
+            spool.close()
+            raise
+        spool.seek(0)
+        return cast("BinaryIO", spool)
+
+
+def _copy(chunks: Iterable[bytes], target: IO[bytes], name: str) -> None:
+    limit = config().storage.hard_limit_bytes + _MAX_OVERHEAD_BYTES
+    for chunk in chunks:
+        target.write(chunk)
+        if target.tell() > limit:
+            raise StorageError(f"{name} is larger than {limit:,} bytes")

@@ -126,9 +126,16 @@ def test_a_bundle_goes_up_once_and_comes_down_checked(
     assert other.fetch(ref, tmp_path / "cache") == fetched, "what was fetched is kept"
     with pytest.raises(BundleChangedError):
         other.fetch(ref, tmp_path / "cache-2")
+    assert storage.put_bundle(build_bundle(flow), settings) == ref, "registering again repairs"
+    assert (other.fetch(ref, tmp_path / "cache-2") / "data.txt").read_text() == "inside"
+    with (
+        set_temporary_config({"storage.hard_limit_bytes": 10}),
+        pytest.raises(StorageError, match="the limit here is 10"),
+    ):
+        other.fetch(ref, tmp_path / "cache-3")
     s3.client().delete_object(Bucket=bucket, Key=f"{folder}/bundle.tar")
     with pytest.raises(StorageError, match="is not there"):
-        other.fetch(ref, tmp_path / "cache-2")
+        other.fetch(ref, tmp_path / "cache-3")
 
 
 def test_registrations_at_the_same_time_agree(bucket: str, flow_file: Path) -> None:

@@ -178,6 +178,28 @@ def test_a_changed_manifest_or_launch_file_is_refused(stored: tuple[Local, Bundl
         storage.fetch_launch(ref)
 
 
+def test_registering_again_repairs_the_storage(project: Project, tmp_path: Path) -> None:
+    _, flow = project({"a.txt": "1"})
+    storage = Local(tmp_path / "storage")
+    bundle = build_bundle(flow)
+    ref = storage.put_bundle(bundle)
+    for damage in (b"", b"{}", b"other"):
+        for path in (_manifest_path(storage, ref), _manifest_path(storage, ref).with_name("bundle.tar")):
+            path.write_bytes(damage)
+            assert storage.put_bundle(bundle) == ref
+            cache = tmp_path / f"cache-{len(damage)}-{path.name}"
+            assert (storage.fetch(ref, cache) / "a.txt").read_text() == "1"
+
+
+def test_what_a_killed_extraction_left_goes_away(stored: tuple[Local, BundleRef], tmp_path: Path) -> None:
+    storage, ref = stored
+    rest = tmp_path / "cache" / "bundles" / ".abc.part"
+    rest.mkdir(parents=True)
+    os.utime(rest, (1, 1))
+    storage.fetch(ref, tmp_path / "cache")
+    assert not rest.exists()
+
+
 @pytest.mark.parametrize("how", ["change", "add", "remove", "link"])
 def test_a_changed_cache_is_replaced_by_a_sound_copy(stored: tuple[Local, BundleRef], tmp_path: Path, how: str) -> None:
     storage, ref = stored
