@@ -58,7 +58,7 @@ def always_run(upstream_states: UpstreamStates) -> bool:
     return all_finished(upstream_states)
 
 
-def manual_only(upstream_states: UpstreamStates) -> bool:
+def manual_only(upstream_states: UpstreamStates) -> bool:  # noqa: ARG001 - the shape of a trigger
     """Pauses the task until somebody resumes it."""
     if context.get("resume"):
         return True
@@ -124,7 +124,9 @@ def some_failed(at_least: float | None = None, at_most: float | None = None) -> 
         states = list(_states(upstream_states))
         failed = sum(state.is_failed() for state in states)
         if not _within(failed, len(states), at_least, at_most):
-            raise signals.TRIGGERFAIL(f'Trigger was "some_failed" but {failed} of {len(states)} upstream states failed.')
+            raise signals.TRIGGERFAIL(
+                f'Trigger was "some_failed" but {failed} of {len(states)} upstream states failed.'
+            )
         return True
 
     trigger.__name__ = "some_failed"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_LONGEST_WAIT_SECONDS = 3600.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_WAIT_SECONDS = 1.0
 
 
 class Clock(Protocol):
@@ -31,12 +31,10 @@ class SystemClock:
     def wait(self, condition: threading.Condition, until: int | None) -> None:
         """Waits, with `condition` held, for a notification, at most until the time `until`.
 
-        Wakes at least hourly: a machine's clock may be set while a run waits for a date.
+        May return earlier: callers look again. It wakes every second, because a signal that arrives just before the
+        main thread begins to wait does not wake it, and because a machine's clock may be set.
         """
-        if until is None:
-            condition.wait()
-            return
-        seconds = (until - self.now()) / 1e6
+        seconds = _LONGEST_WAIT_SECONDS if until is None else (until - self.now()) / 1e6
         if seconds > 0:
             condition.wait(min(seconds, _LONGEST_WAIT_SECONDS))
 
@@ -44,7 +42,7 @@ class SystemClock:
 def to_micros(moment: datetime) -> int:
     """Returns a moment in microseconds since the epoch; a naive one is read as UTC."""
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 

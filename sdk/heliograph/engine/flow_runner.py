@@ -10,7 +10,7 @@ import logging
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from heliograph.context import context as run_context
@@ -28,6 +28,7 @@ from heliograph.engine.state import Cancelled, Failed, Mapped, Pending, Running,
 from heliograph.engine.task_runner import TaskRunner, UserFault
 from heliograph.engine.transitions import TERMINAL, flow_verdict
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
+from heliograph.logging import get_logger
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -114,7 +115,7 @@ class FlowRunner:
         if state is not None and state.is_finished():
             return state
         base = self._base_context(values, context, flow_run_id, flow_run_name)
-        loop, runner = self._set_up(graph, values, base, task_contexts)
+        loop = self._set_up(graph, values, base, task_contexts)
         for task in task_states or ():
             if task not in graph.index:
                 raise ValueError(f"task_states names {task!r}, which is not a task of flow {self.flow.name!r}")
@@ -122,7 +123,7 @@ class FlowRunner:
         if before[1] is not None:  # a flow that runs inside a task ends with the run around it
             self._around = getattr(getattr(before[1], "loop", None), "cancellation", None)
         try:
-            final = self._run(loop, runner, state or Pending(), task_states or {}, executor)
+            final = self._run(loop, state or Pending(), task_states or {}, executor)
         finally:
             self._loop = None
             swap(before)
@@ -171,7 +172,7 @@ class FlowRunner:
         values: dict[str, Any],
         base: dict[str, Any],
         task_contexts: Mapping[Task, Mapping[str, Any]] | None,
-    ) -> tuple[RunLoop, TaskRunner]:
+    ) -> RunLoop:
         result = self.flow.result
         nodes = [Node(graph, index, task, result) for index, task in enumerate(graph.tasks)]
         approve = _ask_on_terminal if not self.resumable and _has_terminal() else None
@@ -190,18 +191,18 @@ class FlowRunner:
         if self.task_state_handlers or task_contexts:
             for node in nodes:
                 node.plain = False
-        return loop, runner
+        return loop
 
     # --- running ----------------------------------------------------------------------------------------------------
 
     def _run(
         self,
         loop: RunLoop,
-        runner: TaskRunner,
         state: State,
         task_states: Mapping[Task, State],
         executor: Executor | None,
     ) -> State:
+        get_logger()  # sets up what a terminal shows
         _log.info("Beginning flow run of '%s'.", self.flow.name)
         try:
             state = self._handled(state, Running("Running flow."))
@@ -220,9 +221,10 @@ class FlowRunner:
             self.cancel.request("interrupted from the keyboard")
         except (StateSignal, ENDRUN) as signal:
             return self._finish(loop, state, signal.state)
-        except Exception as error:  # a fault of a flow's handler or of the engine: the state tells, nothing is raised
+        except Exception as error:  # noqa: BLE001 - a handler's or the engine's fault: the state tells, nothing is raised
             _log.exception("The run of flow '%s' broke off.", self.flow.name, extra={"stays_local": True})
-            return self._finish(loop, state, Failed(f"Unexpected error while running the flow: {error!r}", result=error))
+            broken = Failed(f"Unexpected error while running the flow: {error!r}", result=error)
+            return self._finish(loop, state, broken)
         return self._finish(loop, state, self._verdict(loop))
 
     def _work_off(self, loop: RunLoop, executor: Executor | None) -> None:
@@ -278,15 +280,13 @@ class FlowRunner:
                 final = handler(self.flow, final, reference) or final
         except (StateSignal, ENDRUN) as signal:
             final = signal.state
-        except Exception as error:  # a user's handler
+        except Exception as error:  # noqa: BLE001 - a user's handler
             _log.exception("A state handler of flow '%s' failed.", self.flow.name, extra={"stays_local": True})
             final = Failed(f"Exception raised while calling the flow's state handlers: {error!r}", result=error)
         return self._end(loop, final)
 
     def _with_results(self, loop: RunLoop, final: State) -> State:
-        if final.is_finished() and not isinstance(final.result, BaseException):
-            final.result = dict(zip(loop.graph.tasks, loop.states, strict=False))
-        elif not final.is_finished():
+        if (final.is_finished() and not isinstance(final.result, BaseException)) or not final.is_finished():
             final.result = dict(zip(loop.graph.tasks, loop.states, strict=False))
         return final
 
@@ -344,7 +344,7 @@ def _dates(date: Any) -> dict[str, Any]:
     """Returns the dates around `date`, in UTC, as text: fixed for the whole run."""
     if not isinstance(date, datetime):
         return {}
-    day = date.astimezone(timezone.utc) if date.tzinfo is not None else date
+    day = date.astimezone(UTC) if date.tzinfo is not None else date
     texts: dict[str, Any] = {}
     for name, offset in (("today", 0), ("yesterday", -1), ("tomorrow", 1)):
         text = (day + timedelta(days=offset)).strftime("%Y-%m-%d")
@@ -373,7 +373,7 @@ def _give_states(loop: RunLoop, task_states: Mapping[Task, State]) -> None:
 
 
 def _drop_expired() -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for key in list(_CACHES):
         kept = [s for s in _CACHES[key] if s.cached_result_expiration is None or s.cached_result_expiration > now]
         if kept:

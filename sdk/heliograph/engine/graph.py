@@ -128,7 +128,7 @@ def compile_flow(flow: Flow) -> Graph:
         tasks=tasks,
         inputs=tuple(inputs),
         downstream=tuple([tuple(sorted([number_of[after] for after in outgoing[p]])) for p in order]),
-        mapped=tuple([any([i.mapped for i in task_inputs]) for task_inputs in inputs]),
+        mapped=tuple([any(i.mapped for i in task_inputs) for task_inputs in inputs]),
         constants=tuple([dict(constants[task]) if task in constants else _NO_CONSTANTS for task in tasks])
         if constants
         else (_NO_CONSTANTS,) * len(tasks),

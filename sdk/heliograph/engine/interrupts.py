@@ -1,8 +1,8 @@
 """Interrupting user code: because its time is over, or because the run is cancelled.
 
 Every thread that runs tasks has a `Seat`. The seat is `busy` exactly while user code runs, so that an interrupt never
-lands in the engine's own code. In the main thread an interrupt is an alarm signal: it wakes a sleeping or waiting system
-call. In other threads it is an asynchronous exception, which arrives when the thread next runs Python code: a thread
+lands in the engine's own code. In the main thread an interrupt is an alarm signal, which wakes a waiting system call.
+In other threads it is an asynchronous exception, which arrives when the thread next runs Python code: a thread
 that waits in C code for long notices late.
 """
 
@@ -14,6 +14,8 @@ import threading
 import time
 from types import FrameType
 from typing import Any, ClassVar
+
+_AGAIN_SECONDS = 0.25
 
 
 class Interrupted(BaseException):
@@ -107,6 +109,8 @@ class MainSeat(Seat):
         if not self.busy:  # no lock: this may run in a signal handler of the very thread
             return False
         self.struck = self._owned(kind)
+        # The clock rings again after a moment: a signal that arrives just before a system call does not end it.
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
         signal.pthread_kill(self.ident, signal.SIGALRM)
         return True
 
@@ -184,11 +188,14 @@ class _Alarms:
 
     def arm(self) -> None:
         """Sets the clock to the first deadline."""
+        now = time.monotonic()
         deadlines = [seat.deadline for seat in self.seats if seat.deadline is not None]
+        deadlines += [now + _AGAIN_SECONDS for seat in self.seats if seat.struck is not None]
+        interval = _AGAIN_SECONDS if deadlines else self._interval
         if self._foreign is not None:
             deadlines.append(self._foreign)
         if deadlines:
-            signal.setitimer(signal.ITIMER_REAL, max(min(deadlines) - time.monotonic(), 1e-6), self._interval)
+            signal.setitimer(signal.ITIMER_REAL, max(min(deadlines) - now, 1e-6), interval)
         elif signal.getitimer(signal.ITIMER_REAL)[0]:
             signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -137,5 +137,4 @@ def _flat_state(loop: RunLoop, upstream: int, state: State) -> State:
     if source.items is not None:
         return Success(state.message, result=list(source.items))
     assert source.states is not None
-    flat = Mapped(state.message, map_states=source.states)
-    return flat
+    return Mapped(state.message, map_states=source.states)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from heliograph.engine.graph import Graph, Input
 from heliograph.engine.sink import StoredResult
 from heliograph.engine.transitions import Policy, Record
+from heliograph.logging import get_logger
 from heliograph.triggers import all_successful
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class TaskFrame:
             "task_run_count": max(1, record.run_count),
             "map_index": self.map_index,
             "checkpointing": node.result is not None,
+            "logger": get_logger(node.name),
         }
         if record.loop_count:
             content["task_loop_count"] = record.loop_count + 1

@@ -1,11 +1,11 @@
 """One flow run in numbers: which task runs wait for what, which can be worked on, and when the run is over.
 
-A task run is a number. The tasks' own runs are 0 … n-1, as in the compiled graph; when a task is mapped, its children get
-the next block of numbers. Everything known of a run stands in lists under its number. All changes happen under one
+A task run is a number. The tasks' own runs are 0 … n-1, as in the compiled graph; when a task is mapped, its children
+get the next block of numbers. Everything known of a run stands in lists under its number. All changes happen under one
 lock; executors see this as `Work`.
 
-Plain tasks - no handlers, cache, target, result, limit or other extra - take a short way through `step`; all others, and
-every plain task whose inputs are not plain successes, go through `TaskRunner`. Both dispatch to the same state
+Plain tasks - no handlers, cache, target, result, limit or other extra - take a short way through `step`; all others,
+and every plain task whose inputs are not plain successes, go through `TaskRunner`. Both dispatch to the same state
 machine.
 """
 
@@ -209,7 +209,8 @@ class RunLoop:
         with self.condition:
             self._end()
             seats = list(self.seats)
-        for seat in seats:
+        # This thread's own seat comes last: striking it may leave this function.
+        for seat in sorted(seats, key=lambda seat: seat.ident == threading.get_ident()):
             seat.strike(RunStopped)
 
     # --- the short way ----------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ class RunLoop:
             return None
         for item in node.inputs:
             state = states[item[0]]
-            value = state._value if state.__class__ is Success else self._plain_value(state, item)
+            value = state.value if state.__class__ is Success else self._plain_value(state, item)
             if value is UNSET or item[3]:
                 return None
             if item[1] is not None:
@@ -244,7 +245,7 @@ class RunLoop:
 
     def _plain_value(self, state: State, item: Input) -> Any:
         if state.__class__ is Success:
-            return state._value
+            return state.value
         if state.__class__ is Mapped and self.clean_children[item.upstream] and not item.flattened:
             return state.result
         return UNSET
@@ -260,7 +261,7 @@ class RunLoop:
         try:
             seat.busy = True
             if self.stopping:
-                raise RunStopped
+                raise RunStopped  # noqa: TRY301 - as if the interrupt had come a moment later
             value = node.run(**inputs)
             with seat.lock:
                 seat.busy = False
@@ -419,11 +420,11 @@ class RunLoop:
         with self.condition:
             now = self.clock.now()
             event = Event(EventKind.CANCEL)
-            for run, record in enumerate(self.records):
-                if record.state in TERMINAL:
+            for run, before in enumerate(self.records):
+                if before.state in TERMINAL:
                     continue
                 number = self.node_of[run]
-                record, _ = next_state(record, event, now, self.nodes[number].policy)
+                record, _ = next_state(before, event, now, self.nodes[number].policy)
                 self.records[run] = record
                 self.states[run] = Cancelled("The flow run was cancelled.")
                 self._tell(run, record)
@@ -465,7 +466,7 @@ class RunLoop:
         first = self.first_child[number]
         children = self.states[first : first + self.child_count[number]]
         state.map_states = children
-        self.clean_children[number] = all([child.__class__ is Success for child in children])
+        self.clean_children[number] = all(child.__class__ is Success for child in children)
         self._task_done(number, became, mapped_out=True)
 
     def _open_upstream(self, sources: tuple[Source, ...], count: int) -> list[int]:

@@ -22,7 +22,7 @@ from heliograph.engine.state import (
 )
 
 
-class ENDRUN(BaseException):  # noqa: N818
+class ENDRUN(BaseException):
     """Ends a task run, or a flow run, in the given state."""
 
     def __init__(self, state: State) -> None:
@@ -51,8 +51,8 @@ class StateSignal(BaseException):
     def __reduce__(self) -> tuple[Any, ...]:
         state = self.state
         arguments = state.__getstate__()
-        if arguments["_value"] is self:
-            arguments["_value"] = _SELF
+        if arguments["value"] is self:
+            arguments["value"] = _SELF
         return (_rebuild_signal, (type(self), self.args, type(state), arguments))
 
 
@@ -66,8 +66,8 @@ def _rebuild_signal(
     signal.args = args
     state = state_class.__new__(state_class)
     state.__setstate__(arguments)
-    if arguments["_value"] == _SELF:
-        state._value = signal
+    if arguments["value"] == _SELF:
+        state.value = signal
     signal.state = state
     return signal
 
@@ -139,14 +139,15 @@ def signal_from_state(state: State) -> StateSignal:
     Raises:
         ValueError: No signal belongs to the state.
     """
-    by_class = {kind.state_class: kind for kind in (FAIL, TRIGGERFAIL, VALIDATIONFAIL, SUCCESS, RETRY, SKIP, PAUSE, LOOP)}
+    kinds: tuple[type[StateSignal], ...] = (FAIL, TRIGGERFAIL, VALIDATIONFAIL, SUCCESS, RETRY, SKIP, PAUSE, LOOP)
+    by_class: dict[type, type[StateSignal]] = {kind.state_class: kind for kind in kinds}
     for kind in type(state).__mro__:
         found = by_class.get(kind)
         if found is not None:
             signal = found.__new__(found)
             signal.args = (state.message or "",)
             signal.state = state
-            if state._value is UNSET:
-                state._value = signal
+            if state.value is UNSET:
+                state.value = signal
             return signal
     raise ValueError(f"no signal belongs to the state {type(state).__name__}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from heliograph.engine.codes import StateCode
@@ -37,13 +37,14 @@ def _as_result(value: object) -> Result | None:
     """Returns `value` when it is a `Result`. While that module is not imported, nothing can be one."""
     module = sys.modules.get("heliograph.engine.result")
     if module is not None and isinstance(value, module.Result):
-        return value
+        held: Result = value
+        return held
     return None
 
 
 def utc_now() -> datetime:
     """Returns the present time, aware, in UTC."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 class State:
@@ -55,9 +56,14 @@ class State:
             which differs from a result of None.
         context: Facts for handlers, `tags` among them.
         cached_inputs: The inputs that the task ran with, by name: values or `Result`s.
+
+    Attributes:
+        value: The value, or `UNSET`; for the engine, users look at `result`.
+        stored: The `Result` around the value, once there is one.
+        raw_context: `context` before anybody looked: a dictionary, the task's tags, or None.
     """
 
-    __slots__ = ("_context", "_result_object", "_value", "cached_inputs", "message")
+    __slots__ = ("cached_inputs", "message", "raw_context", "stored", "value")
 
     code: ClassVar[StateCode | None] = None
     """The number of the state; None for the bases that no run is ever in."""
@@ -72,23 +78,23 @@ class State:
         cached_inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.message = message
-        self._context: dict[str, Any] | tuple[str, ...] | None = dict(context) if context else None
+        self.raw_context: dict[str, Any] | tuple[str, ...] | None = dict(context) if context else None
         self.cached_inputs: dict[str, Any] = dict(cached_inputs) if cached_inputs else {}
         self._set_result(result)
 
     def _set_result(self, result: Any) -> None:
         held = _as_result(result)
         if held is not None:
-            self._result_object: Result | None = held
-            self._value = UNSET if _is_no_result(held) else held.value
+            self.stored: Result | None = held
+            self.value: Any = UNSET if _is_no_result(held) else held.value
         else:
-            self._result_object = None
-            self._value = result
+            self.stored = None
+            self.value = result
 
     @property
     def result(self) -> Any:
         """The value; None without a result. Of a flow's state: a dictionary from task to its state."""
-        value = self._value
+        value = self.value
         return None if value is UNSET else value
 
     @result.setter
@@ -98,13 +104,13 @@ class State:
     @property
     def _result(self) -> Result:
         """The `Result` that holds the value; `NoResult` without one."""
-        if self._result_object is None:
+        if self.stored is None:
             from heliograph.engine.result import NoResult, Result
 
-            if self._value is UNSET:
+            if self.value is UNSET:
                 return NoResult
-            self._result_object = Result(value=self._value)
-        return self._result_object
+            self.stored = Result(value=self.value)
+        return self.stored
 
     @_result.setter
     def _result(self, value: Any) -> None:
@@ -113,19 +119,19 @@ class State:
     @property
     def has_result(self) -> bool:
         """True when there is a result, were it None."""
-        return self._value is not UNSET
+        return self.value is not UNSET
 
     @property
     def context(self) -> dict[str, Any]:
         """Facts for handlers; `tags` of the task in a task run's state."""
-        context = self._context
+        context = self.raw_context
         if type(context) is not dict:
-            context = self._context = {"tags": list(context)} if context else {}
+            context = self.raw_context = {"tags": list(context)} if context else {}
         return context
 
     @context.setter
     def context(self, value: Mapping[str, Any] | None) -> None:
-        self._context = dict(value) if value else None
+        self.raw_context = dict(value) if value else None
 
     def load_result(self, result: Result | None = None) -> State:
         """Reads the value when only its place is known.
@@ -139,7 +145,7 @@ class State:
         Raises:
             ResultStoreError: The value cannot be read.
         """
-        held = self._result_object
+        held = self.stored
         location = getattr(held, "location", None)
         if held is not None and location is not None and held.value is None:
             self._set_result((result or held).read(location))
@@ -236,7 +242,7 @@ class State:
     # --- data model -------------------------------------------------------------------------------------------------
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value,)
+        return (self.value,)
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -262,9 +268,9 @@ class State:
         for kind in type(self).__mro__:
             for name in kind.__dict__.get("__slots__", ()):
                 state[name] = getattr(self, name)
-        if self._value is not UNSET and isinstance(self._value, BaseException):
-            state["_value"] = portable_exception(self._value)
-            state["_result_object"] = None
+        if self.value is not UNSET and isinstance(self.value, BaseException):
+            state["value"] = portable_exception(self.value)
+            state["stored"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -342,7 +348,7 @@ class Scheduled(Pending):
         return utc_now()
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value, self.start_time, self.run_count)
+        return (self.value, self.start_time, self.run_count)
 
 
 class Paused(Scheduled):
@@ -392,7 +398,7 @@ class _MetaState(State):
         self.state: State | None = state
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value, self.state)
+        return (self.value, self.state)
 
 
 class Submitted(_MetaState):
@@ -423,7 +429,7 @@ class Queued(_MetaState):
         self.start_time: datetime = start_time or utc_now()
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value, self.state, self.start_time)
+        return (self.value, self.state, self.start_time)
 
 
 class ClientFailed(_MetaState):
@@ -488,7 +494,7 @@ class Looped(Finished):
         self.loop_count = loop_count
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value, self.loop_count)
+        return (self.value, self.loop_count)
 
 
 class Success(Finished):
@@ -525,7 +531,7 @@ class Cached(Success):
         self.cached_result_expiration = cached_result_expiration
 
     def _compared(self) -> tuple[Any, ...]:
-        return (self._value, self.cached_parameters, self.cached_result_expiration)
+        return (self.value, self.cached_parameters, self.cached_result_expiration)
 
 
 class Mapped(Success):
@@ -564,9 +570,9 @@ class Mapped(Success):
     @property
     def result(self) -> Any:
         """The children's results, in order."""
-        if self._value is UNSET:
-            self._value = [None if state is None else state.result for state in self.map_states]
-        return self._value
+        if self.value is UNSET:
+            self.value = [None if state is None else state.result for state in self.map_states]
+        return self.value
 
     @result.setter
     def result(self, value: Any) -> None:
@@ -647,9 +653,9 @@ def success_with(value: Any, tags: tuple[str, ...] | None = None) -> Success:
     """Makes the state of a plain success; quicker than the constructor, for the engine's common case."""
     state = Success.__new__(Success)
     state.message = SUCCEEDED
-    state._value = value
-    state._result_object = None
-    state._context = tags
+    state.value = value
+    state.stored = None
+    state.raw_context = tags
     state.cached_inputs = _NO_INPUTS
     return state
 

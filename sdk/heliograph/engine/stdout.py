@@ -65,7 +65,7 @@ def printed_lines_to(logger: logging.Logger) -> Iterator[None]:
     with _lock:
         _users += 1
         if not isinstance(sys.stdout, _Split):
-            sys.stdout = _Split(sys.stdout)  # type: ignore[assignment]
+            sys.stdout = _Split(sys.stdout)
     token = _target.set(lines)
     try:
         yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from heliograph.context import context, enter_task
@@ -132,7 +131,7 @@ class TaskRunner:
             return self._settle(frame, old, signal.state, inputs)
         except _HandlerFault as fault:
             return self._settle_handled(frame, fault.state, inputs, retry=False)
-        except Exception as error:  # user code in triggers, templates and results: the task fails, the flow goes on
+        except Exception as error:  # noqa: BLE001 - user code in triggers, templates and results: the task fails, the flow goes on
             return self._settle(frame, old, _failed(error), inputs)
         return self._attempt(frame, inputs, seat)
 
@@ -197,10 +196,12 @@ class TaskRunner:
                 if error.owner is not None and error.owner is not seat:
                     raise error
                 return self._settle(frame, old, self._timed_out(frame), inputs)
-            return self._stopped()
+            self._stopped()
+            return None
         if isinstance(error, KeyboardInterrupt):
             self.cancel("interrupted from the keyboard")
-            return self._stopped()
+            self._stopped()
+            return None
         if self.raise_errors:
             raise UserFault(error)
         return self._settle(frame, old, _failed(error), inputs)
@@ -219,7 +220,7 @@ class TaskRunner:
         node, loop = frame.node, self.loop
         try:
             stored = self._keep(frame, state, inputs)
-        except Exception as error:  # storage of the user's choice: the task failed, its value is not safe
+        except Exception as error:  # noqa: BLE001 - storage of the user's choice: the task failed, its value is not safe
             return self._settle(frame, _RUNNING, _failed(error), inputs, reason=FailureCode.RESULT_STORE)
         record = frame.record
         if node.policy.keeps:
@@ -248,12 +249,12 @@ class TaskRunner:
             handled = self._handled(frame, _RUNNING, state)
         except _HandlerFault as fault:
             return self._settle_handled(frame, fault.state, inputs, retry=False)
-        except Exception as error:  # storage of the user's choice
+        except Exception as error:  # noqa: BLE001 - storage of the user's choice
             return self._settle(frame, _RUNNING, _failed(error), inputs, reason=FailureCode.RESULT_STORE)
         if not isinstance(handled, Looped):
             return self._settle_handled(frame, handled, inputs)
         self.loop_results[frame.run] = handled.result
-        event = Event(EventKind.LOOP, count=count)
+        event = Event(EventKind.LOOP, children=count)
         record, _ = next_state(frame.record, event, self.loop.clock.now(), frame.node.policy)
         return self.loop.again(frame.run, record, handled)
 
@@ -393,7 +394,8 @@ class TaskRunner:
                 )
 
     def _check_trigger(self, node: Node, upstream: Mapping[Edge, State]) -> None:
-        trigger = node.task.trigger
+        trigger: Callable[..., bool] | None = node.task.trigger
+        assert trigger is not None
         try:
             if trigger is all_successful and all(state.__class__ is Success for state in upstream.values()):
                 return
@@ -428,7 +430,7 @@ class TaskRunner:
             loop.given_children[node.index] = list(given.map_states)
         if node.result is None:
             loop.told(node.index, None, node.not_kept)
-        event = Event(EventKind.MAP, count=count)
+        event = Event(EventKind.MAP, children=count)
         record, _ = next_state(frame.record, event, loop.clock.now(), node.policy)
         return loop.map_out(frame.run, record, state, sources)
 
@@ -437,7 +439,7 @@ class TaskRunner:
         if template is None:
             return
         variables = self._variables(inputs)
-        name = str(template(**variables)) if callable(template) else template.format(**variables)
+        name = template.format(**variables) if isinstance(template, str) else str(template(**variables))
         frame.run_name = name
         enter_task(frame)
         self.loop.sink.rendered_name(frame.node.index, frame.map_index, name)
@@ -468,9 +470,10 @@ class TaskRunner:
 
     def _to_cache(self, frame: TaskFrame, state: State, inputs: dict[str, Any]) -> Cached:
         task = frame.node.task
+        assert task.cache_for is not None
         cached = Cached(
             state.message,
-            result=state._result,
+            result=state.stored if state.stored is not None else state.value,
             cached_inputs=inputs,
             cached_parameters=self.parameters,
             cached_result_expiration=utc_now() + task.cache_for,
@@ -506,7 +509,7 @@ class TaskRunner:
         if frame.map_index is not None and result.location is not None:
             self.targets.check(frame, result.format(**variables).location, inputs)
         written = result.write(value, **variables)
-        state._result = written
+        state.result = written
         self._remember(frame, written)
         return True
 
@@ -537,8 +540,8 @@ class TaskRunner:
         handlers = frame.node.handlers
         if not handlers and not self.handlers:
             return new
-        if frame.node.tags and new._context is None and new is not _RUNNING:
-            new._context = frame.node.tags
+        if frame.node.tags and new.raw_context is None and new is not _RUNNING:
+            new.raw_context = frame.node.tags
         if new is _RUNNING:
             new = Running("Starting task run.")
         original = new
@@ -583,7 +586,7 @@ class TaskRunner:
             content.update(extra)
 
 
-class _HandlerFault(Exception):  # noqa: N818
+class _HandlerFault(Exception):
     """A state handler raised: the run ends in `state`."""
 
     def __init__(self, state: State) -> None:

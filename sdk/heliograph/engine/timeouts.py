@@ -1,8 +1,8 @@
 """Time limits of one attempt.
 
 In the main thread the alarm interrupts the task itself. In a worker thread the attempt runs in a helper thread: when
-its time is over the task run is TimedOut at once and the worker goes on; the helper is interrupted, and ends when it next
-runs Python code. Nothing has to be pickled, and the task sees the objects that it was given. A limit covers `run`
+its time is over the task run is TimedOut at once and the worker goes on; the helper is interrupted, and ends when it
+next runs Python code. Nothing has to be pickled, and the task sees the objects that it was given. A limit covers `run`
 alone, never the waiting before it.
 """
 

@@ -7,14 +7,15 @@ frames and arrays have none.
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import hashlib
 import pathlib
 import sys
 import uuid
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from fractions import Fraction
 from typing import Any
 
@@ -32,8 +33,8 @@ def tokenize(*values: Any) -> str:
 
 
 _PLAIN = (
-    bool, int, float, complex, type(None), decimal.Decimal, Fraction, uuid.UUID, datetime.date, datetime.time,
-    datetime.timedelta, datetime.tzinfo, type(...), range, slice,
+    bool, int, float, complex, type(None), decimal.Decimal, Fraction, uuid.UUID, dt.date, dt.time,
+    dt.timedelta, dt.tzinfo, type(...), range, slice,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ The table at the end is the whole machine. A terminal record absorbs every event
 that was cancelled changes nothing.
 """
 
+# ruff: noqa: ARG001 - all rules have one signature, whatever they look at
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class EventKind(IntEnum):
     HIT = 9
     """A cache or a target has the result."""
     MAP = 10
-    """Makes `count` children."""
+    """Makes so many `children`."""
     REFUSE = 11
     """Cannot run, as `code`: the trigger refused, or something before `run` failed. Never retried."""
     CANCEL = 12
@@ -56,12 +57,12 @@ class EventKind(IntEnum):
 
 
 class Event(NamedTuple):
-    """One event; which fields count depends on the kind."""
+    """One event; which fields count depends on the kind. For LOOP `children` is the number of the iteration."""
 
     kind: EventKind
     code: StateCode | None = None
     at: int = 0
-    count: int = 0
+    children: int = 0
     retry: bool = True
 
 
@@ -170,7 +171,7 @@ def next_state(record: Record, event: Event, now: int, policy: Policy) -> Step:
             return record, _NOTHING
         raise IllegalEventError(f"{event.kind.name} cannot happen in {record.state.name}")
     updated = record[3]
-    return rule(record, event, now if now > updated else updated, policy)
+    return rule(record, event, max(updated, now), policy)
 
 
 def legal_events(state: StateCode) -> frozenset[EventKind]:
@@ -182,7 +183,7 @@ def legal_events(state: StateCode) -> frozenset[EventKind]:
 
 
 def _start(record: Record, event: Event, now: int, policy: Policy) -> Step:
-    state, run_count, loop_count, _, started, due, _, _ = record
+    _, run_count, loop_count, _, started, due, _, _ = record
     if due > now:
         return record._replace(open=EffectKind.WAIT), (Effect(EffectKind.WAIT, due),)
     return Record(_S.RUNNING, run_count + 1, loop_count, now, started or now, 0, 0, EffectKind.RUN), _EMIT_RUN
@@ -220,7 +221,7 @@ def _raised(record: Record, event: Event, now: int, policy: Policy) -> Step:
 
 
 def _loop(record: Record, event: Event, now: int, policy: Policy) -> Step:
-    loop_count = event.count or record.loop_count + 1
+    loop_count = event.children or record.loop_count + 1
     return (
         record._replace(state=_S.LOOPED, loop_count=loop_count, updated=now, open=EffectKind.AGAIN),
         _EMIT_AGAIN,
@@ -259,7 +260,7 @@ def _hit(record: Record, event: Event, now: int, policy: Policy) -> Step:
 
 
 def _map(record: Record, event: Event, now: int, policy: Policy) -> Step:
-    count = event.count
+    count = event.children
     return (
         record._replace(state=_S.MAPPED, updated=now, started=now, due=0, children=count, open=None),
         (_EMIT, Effect(EffectKind.MAP_OUT, count), _EMIT_FINISH[1]),
@@ -274,7 +275,7 @@ def _given(record: Record, event: Event, now: int, policy: Policy) -> Step:
     code = event.code
     if code is None or code not in TERMINAL:
         raise IllegalEventError("a given state must be an end state")
-    return record._replace(state=code, updated=now, due=0, children=event.count, open=None), _EMIT_FINISH
+    return record._replace(state=code, updated=now, due=0, children=event.children, open=None), _EMIT_FINISH
 
 
 def _cancel(record: Record, event: Event, now: int, policy: Policy) -> Step:
@@ -297,7 +298,10 @@ RULES: dict[StateCode, dict[EventKind, _Rule]] = {
     _S.RETRYING: _WAITING,
     _S.PAUSED: {_E.RESUME: _resume, _E.DUE: _resume, _E.REFUSE: _refuse, _E.CANCEL: _cancel},
     _S.RESUME: {**_WAITING, _E.START: _start_resumed},
-    _S.LOOPED: {_E.START: _start_iteration, _E.REFUSE: _refuse, _E.PAUSE: _pause, _E.CANCEL: _cancel},
+    _S.LOOPED: {
+        _E.START: _start_iteration, _E.SKIP: _skip, _E.RETRY: _retry, _E.PAUSE: _pause, _E.HIT: _hit,
+        _E.REFUSE: _refuse, _E.CANCEL: _cancel,
+    },
     _S.RUNNING: {
         _E.RETURNED: _returned, _E.KEPT: _kept, _E.RAISED: _raised, _E.LOOP: _loop, _E.RETRY: _retry, _E.SKIP: _skip,
         _E.PAUSE: _pause, _E.HIT: _hit, _E.REFUSE: _refuse, _E.CANCEL: _cancel,

@@ -50,7 +50,9 @@ class Executor:
         """Sets up what submitted functions need, for the duration of the block."""
         yield
 
-    def submit(self, fn: Callable[..., Any], *args: Any, extra_context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def submit(
+        self, fn: Callable[..., Any], *args: Any, extra_context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Any:
         """Submits a function and returns its future, or its value.
 
         Args:

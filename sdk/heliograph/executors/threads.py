@@ -12,6 +12,7 @@ from typing import Any
 from heliograph.exceptions import InvalidArgumentError
 from heliograph.executors.base import Executor, Work, work_off
 
+_LOOK_AGAIN_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 """How long a cancelled run waits for threads that hang in C code, before it ends without them."""
 
@@ -30,7 +31,7 @@ class ThreadsExecutor(Executor):
     """
 
     def __init__(self, num_workers: int | None = None) -> None:
-        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1):
+        if num_workers is not None and (type(num_workers) is not int or num_workers < 1):
             raise InvalidArgumentError(f"num_workers must be a whole number from 1, not {num_workers!r}")
         self.num_workers = num_workers or max(4, os.cpu_count() or 1)
         self._pool: ThreadPoolExecutor | None = None
@@ -43,10 +44,14 @@ class ThreadsExecutor(Executor):
         workers = [_Worker(work, number) for number in range(self.num_workers)]
         for worker in workers:
             worker.start()
-        ended = threading.Event()
-        work.add_end(ended.set)
+        # A bare lock: the run may be ended by a signal handler of this very thread, wherever it is. The wait is short
+        # because a signal that arrives just before it begins does not end it.
+        ended = threading.Lock()
+        ended.acquire()
+        work.add_end(ended.release)
         try:
-            ended.wait()
+            while not ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
+                pass
         except KeyboardInterrupt as interrupt:
             work.crash(interrupt)
         for worker in workers:
@@ -64,7 +69,9 @@ class ThreadsExecutor(Executor):
             finally:
                 self._pool = None
 
-    def submit(self, fn: Callable[..., Any], *args: Any, extra_context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def submit(
+        self, fn: Callable[..., Any], *args: Any, extra_context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Any:
         """Submits a function, whose arguments may be futures of this executor, and returns its future.
 
         Raises:
@@ -92,7 +99,10 @@ class LocalDaskExecutor(ThreadsExecutor):
     """
 
     def __init__(self, scheduler: str = "threads", num_workers: int | None = None) -> None:
-        aliases = {"threads": "threads", "threading": "threads", "sync": "sync", "synchronous": "sync", "single-threaded": "sync"}
+        aliases = {
+            "threads": "threads", "threading": "threads",
+            "sync": "sync", "synchronous": "sync", "single-threaded": "sync",
+        }  # fmt: skip
         if scheduler not in aliases:
             raise InvalidArgumentError(
                 f"LocalDaskExecutor knows the schedulers 'threads' and 'sync', not {scheduler!r}",

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.engine import LeapingClock, RecordingSink
 
 from heliograph.core.flow import Flow
 from heliograph.engine.flow_runner import FlowRunner
 from heliograph.engine.state import State
 from heliograph.executors import Executor, LocalDaskExecutor, LocalExecutor, ThreadsExecutor
-from tests.support.engine import LeapingClock, RecordingSink
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "local": LocalExecutor,

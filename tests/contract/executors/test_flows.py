@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.contract.executors.conftest import Runner
 
-
+from heliograph import triggers
 from heliograph.context import context
 from heliograph.core.flow import Flow
 from heliograph.core.parameter import Parameter
@@ -30,12 +31,8 @@ from heliograph.engine.state import (
     TriggerFailed,
 )
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
-from heliograph import triggers
 from heliograph.utilities.edges import flatten, unmapped
 from heliograph.utilities.tasks import task
-from tests.contract.executors.conftest import Runner
-
-
 
 
 @task
@@ -433,7 +430,7 @@ def test_pipelines_of_maps_run_depth_first(run: Runner) -> None:
 
 
 def test_the_trigger_of_a_mapped_task_is_judged_per_child(run: Runner) -> None:
-    rescue = task(lambda x: "rescued", name="rescue", trigger=triggers.any_failed)
+    rescue = task(lambda x: f"rescued {x}", name="rescue", trigger=triggers.any_failed)
     with Flow("f") as flow:
         b = rescue.map(fail_on_one.map(numbers(3)))
     state = run(flow)
@@ -486,13 +483,15 @@ def test_one_skipped_child_skips_the_reduce(run: Runner) -> None:
 # --- signals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signal", [signals.FAIL, signals.SUCCESS, signals.SKIP, signals.VALIDATIONFAIL, signals.TRIGGERFAIL])
+@pytest.mark.parametrize(
+    "signal", [signals.FAIL, signals.SUCCESS, signals.SKIP, signals.VALIDATIONFAIL, signals.TRIGGERFAIL]
+)
 def test_signals_choose_the_end_state(run: Runner, signal: type[signals.StateSignal]) -> None:
     @task
     def choose() -> None:
         try:
-            raise signal("text", result=7)
-        except Exception:  # signals are no ordinary exceptions
+            raise signal("text", result=7)  # noqa: TRY301
+        except Exception:  # noqa: BLE001 - signals are no ordinary exceptions
             raise AssertionError from None
 
     with Flow("f") as flow:
@@ -579,7 +578,8 @@ def test_two_retries_are_three_attempts(run: Runner) -> None:
     assert state.result[after].result == "done"
     assert attempts == [1, 2, 3]
     assert run.sink.states_of(0) == [
-        StateCode.RUNNING, StateCode.RETRYING, StateCode.RUNNING, StateCode.RETRYING, StateCode.RUNNING, StateCode.SUCCESS,
+        StateCode.RUNNING, StateCode.RETRYING, StateCode.RUNNING, StateCode.RETRYING, StateCode.RUNNING,
+        StateCode.SUCCESS,
     ]  # fmt: skip
     assert [event[4] for event in run.sink.events if event[0] == 0] == [1, 1, 2, 2, 3, 3]
     assert [round(wait / 6e8, 3) for wait in run.clock.waits] == [1, 1]
@@ -654,7 +654,7 @@ def test_a_custom_trigger_that_fails_or_refuses(run: Runner) -> None:
 
     with Flow("f") as flow:
         a = task(lambda: 1, name="a", trigger=broken)(upstream_tasks=[one()])
-        b = task(lambda: 1, name="b", trigger=lambda states: False)(upstream_tasks=[one()])
+        b = task(lambda: 1, name="b", trigger=lambda states: not states)(upstream_tasks=[one()])
     state = run(flow)
     assert isinstance(state.result[a], TriggerFailed)
     assert isinstance(state.result[a].result, KeyError)
@@ -728,12 +728,12 @@ def test_a_handler_that_raises_a_signal_sets_that_state(run: Runner) -> None:
 def test_on_failure_fires_on_failed_states_only(run: Runner) -> None:
     calls: list[str] = []
     note = {"on_failure": lambda t, s: calls.append(f"{t.name} {type(s).__name__}")}
-    with Flow("f", on_failure=lambda f, s: calls.append(f"flow {type(s).__name__}")) as flow:
+    with Flow("f", on_failure=lambda f, s: calls.append(f"{f.name} {type(s).__name__}")) as flow:
         a = task(fail.run, name="a", **note)()
         task(lambda x: x, name="b", **note)(a)
         task(lambda: 1, name="c", **note)()
     run(flow)
-    assert sorted(calls) == ["a Failed", "b TriggerFailed", "flow Failed"]
+    assert sorted(calls) == ["a Failed", "b TriggerFailed", "f Failed"]
 
 
 def test_flow_handlers_and_the_terminal_handler(run: Runner) -> None:
@@ -851,7 +851,7 @@ def test_a_pause_with_a_time_ends_by_itself(run: Runner) -> None:
     def work() -> int:
         if context.get("resume"):
             return int(context.task_run_count)
-        soon = datetime.datetime(2040, 1, 1, tzinfo=datetime.timezone.utc)
+        soon = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
         raise signals.PAUSE("wait", start_time=soon)
 
     with Flow("f") as flow:
@@ -899,8 +899,9 @@ def test_what_the_context_holds(run: Runner) -> None:
 
     with Flow("my flow") as flow:
         found = look()
-    given = datetime.datetime(2020, 3, 1, 12, tzinfo=datetime.timezone.utc)
-    content = run(flow, context={"date": given, "mine": 1}, flow_run_id="run-1", flow_run_name="brisk").result[found].result
+    given = dt.datetime(2020, 3, 1, 12, tzinfo=dt.UTC)
+    state = run(flow, context={"date": given, "mine": 1}, flow_run_id="run-1", flow_run_name="brisk")
+    content = state.result[found].result
     assert content["today"] == "2020-03-01"
     assert content["yesterday_nodash"] == "20200229"
     assert content["tomorrow"] == "2020-03-02"
@@ -914,7 +915,8 @@ def test_what_the_context_holds(run: Runner) -> None:
     assert content["task_run_count"] == 1
     assert content["map_index"] is None
     assert content["parameters"] == {}
-    assert {"scheduled_start_time", "task_slug", "task_id", "task_run_id", "checkpointing", "caches", "logger"} <= set(content)
+    assert {"scheduled_start_time", "task_slug", "task_id", "task_run_id", "checkpointing", "caches"} <= set(content)
+    assert content["logger"].name == "heliograph.look"
 
 
 def test_the_context_is_clean_after_a_run(run: Runner) -> None:
@@ -937,7 +939,7 @@ def test_run_names_are_rendered_and_stay_here(run: Runner) -> None:
 
     with Flow("f") as flow:
         w = work.map(["AF", "DE"])
-    date = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
+    date = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     assert run(flow, context={"date": date}).result[w].result == ["AF 0 2020-01-01", "DE 1 2020-01-01"]
     assert sorted(n[2] for n in run.sink.names) == ["AF 0 2020-01-01", "DE 1 2020-01-01"]
 

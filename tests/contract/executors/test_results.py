@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.executors.conftest import Runner
 
 from heliograph.context import context
 from heliograph.core.flow import Flow
@@ -19,7 +20,6 @@ from heliograph.engine.sink import StoredResult
 from heliograph.engine.state import Cached, Failed, Success
 from heliograph.exceptions import FlowError
 from heliograph.utilities.tasks import task
-from tests.contract.executors.conftest import Runner
 
 
 class Broken(Result):
@@ -63,7 +63,7 @@ def test_the_flows_result_keeps_all_values_that_are_not_switched_off(run: Runner
     assert stored[1].reason == "checkpoint=False"
     assert stored[2].reason == "the value is None"
     assert stored[3].location is None  # a parameter
-    assert [event[0] for event, flag in zip(run.sink.events, run.sink.flags, strict=True) if flag] == [0, 4]
+    assert {event[0] for event, flag in zip(run.sink.events, run.sink.flags, strict=True) if flag} == {0, 4}
     assert state.result[a]._result.read(stored[0].location).value == 1
     assert state.result[d].result == 3
 
@@ -97,7 +97,7 @@ def test_a_target_that_exists_stands_in_for_the_run(run: Runner, tmp_path: Path)
     with Flow("f") as flow:
         d = download()
         after = task(lambda x: x.upper(), name="after")(d)
-    date = {"date": datetime(2020, 9, 7, tzinfo=timezone.utc)}
+    date = {"date": datetime(2020, 9, 7, tzinfo=UTC)}
     assert type(run(flow, context=date).result[d]) is Success
     assert (tmp_path / "download-2020-09-07").is_file()
     again = run(flow, context=date)
@@ -106,7 +106,7 @@ def test_a_target_that_exists_stands_in_for_the_run(run: Runner, tmp_path: Path)
     assert ran == [1]
     assert run.sink.states_of(0) == [StateCode.CACHED]
     assert run.sink.results[0][2].location == str(tmp_path / "download-2020-09-07")
-    run(flow, context={"date": datetime(2020, 9, 8, tzinfo=timezone.utc)})
+    run(flow, context={"date": datetime(2020, 9, 8, tzinfo=UTC)})
     assert ran == [1, 1]
 
 
@@ -125,8 +125,9 @@ def test_a_failed_upstream_beats_an_existing_target(run: Runner, tmp_path: Path)
 def test_templates_take_inputs_before_context_before_parameters(run: Runner, tmp_path: Path) -> None:
     with Flow("f") as flow:
         p = Parameter("country", default="DE")
-        task(lambda country: country, name="t", result=LocalResult(dir=str(tmp_path)), target="{country}.{flow_name}")("AF")
-        task(lambda x: x, name="u", result=LocalResult(dir=str(tmp_path)), target="u.{country}")(p)
+        here = LocalResult(dir=str(tmp_path))
+        task(lambda country: country, name="t", result=here, target="{country}.{flow_name}")("AF")
+        task(lambda x: x, name="u", result=here, target="u.{country}")(p)
     assert run(flow).is_successful()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["AF.f", "u.DE"]
 
@@ -210,7 +211,7 @@ def test_a_result_location_that_children_share_fails_all_but_the_first(run: Runn
 
 def test_functions_as_targets_are_guarded_too(run: Runner, tmp_path: Path) -> None:
     with Flow("f") as flow:
-        t = task(lambda x: x, name="t", result=LocalResult(dir=str(tmp_path)), target=lambda **kw: "same").map([1, 2])
+        t = task(lambda x: x, name="t", result=LocalResult(dir=str(tmp_path)), target=lambda **_: "same").map([1, 2])
     assert "same target" in str(next(s.result for s in run(flow).result[t].map_states if s.is_failed()))
 
 

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.contract.executors.conftest import Runner
+from tests.support.engine import RecordingSink
 
 from heliograph.core.flow import Flow
 from heliograph.engine.cancellation import Cancellation
@@ -19,8 +21,6 @@ from heliograph.executors import Executor
 from heliograph.triggers import manual_only
 from heliograph.utilities.edges import unmapped
 from heliograph.utilities.tasks import task
-from tests.contract.executors.conftest import Runner
-from tests.support.engine import RecordingSink
 
 
 @task
@@ -50,7 +50,7 @@ def test_a_busy_task_cannot_swallow_its_limit(run: Runner) -> None:
         while time.monotonic() < end:
             try:
                 time.sleep(0.01)
-            except Exception:  # noqa: BLE001, S112 - what users write
+            except Exception:  # noqa: BLE001 - what users write
                 continue
         return "swallowed"
 
@@ -155,7 +155,7 @@ def test_cancellation_interrupts_what_runs_and_cancels_the_rest(executor: Execut
         done = one()
         w = task(work, name="w")(upstream_tasks=[done])
         after = task(lambda x: x, name="after")(w)
-        children = task(lambda x, y: x, name="c").map([1, 2], unmapped(w))
+        children = task(lambda x, y: (x, y), name="c").map([1, 2], unmapped(w))
     state, sink, seconds = run_cancelled(flow, executor, started)
     assert seconds < 15
     assert isinstance(state, Cancelled)

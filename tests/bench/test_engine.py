@@ -1,0 +1,136 @@
+"""What the engine itself costs per task: CPU time of `flow.run()` with tasks that do nothing.
+
+The figures stand beside a calibration loop of plain Python, and the limits scale with it: a slow or busy machine makes
+both slower.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from heliograph.core.flow import Flow
+from heliograph.engine.state import State
+from heliograph.executors import Executor, LocalDaskExecutor, LocalExecutor
+from heliograph.utilities.tasks import task
+
+pytestmark = pytest.mark.bench
+
+CALIBRATION_MICROS = 0.10
+"""What one round of the calibration loop costs on the machine for which the budgets were set."""
+
+BUDGET_MICROS = {"local": 20.0, "threads": 30.0}
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "local": LocalExecutor,
+    "threads": lambda: LocalDaskExecutor(num_workers=8),
+}
+
+
+@task
+def start() -> int:
+    return 0
+
+
+@task
+def same(x: int) -> int:
+    return x
+
+
+@task
+def numbers(n: int) -> list[int]:
+    return list(range(n))
+
+
+def chain(count: int) -> Flow:
+    with Flow("chain") as flow:
+        value = start()
+        for _ in range(count - 1):
+            value = same(value)
+    return flow
+
+
+def mapped(count: int) -> Flow:
+    with Flow("map") as flow:
+        same.map(numbers(count))
+    return flow
+
+
+def independent(count: int) -> Flow:
+    with Flow("independent") as flow:
+        for _ in range(count):
+            start()
+    return flow
+
+
+SHAPES = {"chain": chain, "map": mapped, "independent": independent}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logger = logging.getLogger("heliograph")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(level)
+
+
+def calibration() -> float:
+    """CPU µs of one round of a loop that calls, counts and stores."""
+
+    def call(x: int) -> int:
+        return x + 1
+
+    def loop() -> None:
+        held: dict[int, int] = {}
+        for number in range(100_000):
+            held[number & 255] = call(number)
+
+    return min(cpu(loop) for _ in range(3)) / 100_000 * 1e6
+
+
+def cpu(function: Callable[[], object]) -> float:
+    """CPU seconds of a call, in all threads."""
+    gc.collect()
+    before = time.process_time()
+    function()
+    return time.process_time() - before
+
+
+def overhead(flow: Flow, count: int, executor: str) -> float:
+    """CPU µs per task, the best of three runs."""
+    states: list[State | None] = []
+    seconds = min(cpu(lambda: states.append(flow.run(executor=EXECUTORS[executor]()))) for _ in range(3))
+    assert all(state is not None and state.is_successful() for state in states)
+    return seconds / count * 1e6
+
+
+@pytest.mark.parametrize("executor", sorted(EXECUTORS))
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_overhead_per_task(shape: str, executor: str) -> None:
+    unit = calibration()
+    small = overhead(SHAPES[shape](1_000), 1_000, executor)
+    large = overhead(SHAPES[shape](10_000), 10_000, executor)
+    budget = BUDGET_MICROS[executor] * max(1.0, unit / CALIBRATION_MICROS)
+    print(
+        f"\n{shape:12} {executor:8} 1,000: {small:5.1f}  10,000: {large:5.1f} CPU µs per task"
+        f"  (calibration {unit:.3f} µs, budget {budget:.0f} µs)"
+    )
+    assert small <= budget
+    assert large <= budget
+    assert large <= 1.6 * small + 2  # linear
+
+
+def test_results_of_a_large_map() -> None:
+    flow = mapped(10_000)
+    state = flow.run()
+    assert state is not None
+    (parent,) = (s for s in state.result.values() if s.is_mapped())
+    first = cpu(lambda: parent.result) / 10_000 * 1e6
+    again = cpu(lambda: parent.result) / 10_000 * 1e6
+    print(f"\nresult of 10,000 children: {first:.2f} CPU µs each, again {again:.4f}")
+    assert first <= 2 * max(1.0, calibration() / CALIBRATION_MICROS)
+    assert again <= 0.1

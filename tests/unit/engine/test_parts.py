@@ -1,0 +1,240 @@
+"""Small parts: cancellation, clock, seats, the context of a task run, imports, executors by themselves."""
+
+from __future__ import annotations
+
+import datetime as dt
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from heliograph.context import Context, context, current_task, enter_task, swap
+from heliograph.engine.cancellation import Cancellation
+from heliograph.engine.clock import SystemClock, to_datetime, to_micros
+from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, TimeOver
+from heliograph.engine.timeouts import call_limited
+from heliograph.exceptions import InvalidArgumentError
+from heliograph.executors import Executor, LocalDaskExecutor, LocalExecutor, ThreadsExecutor
+
+
+class Surroundings:
+    task_index = 3
+    map_index = None
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def values(self) -> dict[str, Any]:
+        self.made += 1
+        return {"task_name": "t"}
+
+
+def test_a_cancellation_is_asked_for_once() -> None:
+    cancel, calls = Cancellation(), []
+    removed = lambda: calls.append("removed")  # noqa: E731
+    cancel.add_callback(lambda: calls.append("first"))
+    cancel.add_callback(removed)
+    cancel.remove_callback(removed)
+    assert not cancel.requested
+    assert not cancel.wait(0)
+    cancel.request("why")
+    cancel.request("again")
+    assert cancel.requested
+    assert cancel.wait(0)
+    assert cancel.reason == "why"
+    cancel.add_callback(lambda: calls.append("late"))
+    assert calls == ["first", "late"]
+
+
+def test_times() -> None:
+    moment = dt.datetime(2020, 9, 7, 12, 0, 0, 5, tzinfo=dt.UTC)
+    assert to_datetime(to_micros(moment)) == moment
+    assert to_micros(moment.replace(tzinfo=None)) == to_micros(moment)
+    assert abs(SystemClock().now() - time.time() * 1e6) < 5e6
+
+
+def test_the_clock_wakes_for_a_notification_and_at_the_time() -> None:
+    condition, clock = threading.Condition(), SystemClock()
+    with condition:
+        before = time.monotonic()
+        clock.wait(condition, clock.now() + 20_000)
+        assert 0.01 < time.monotonic() - before < 5
+        clock.wait(condition, clock.now() - 1)
+
+        def notify() -> None:
+            with condition:
+                condition.notify()
+
+        thread = threading.Thread(target=notify)
+        thread.start()
+        clock.wait(condition, None)
+    thread.join()
+
+
+def test_a_seat_interrupts_only_user_code() -> None:
+    seat_ready, outcome = threading.Event(), []
+    seats: list[Seat] = []
+
+    def work() -> None:
+        seat = Seat(threading.get_ident())
+        seats.append(seat)
+        try:
+            seat.busy = True
+            seat_ready.set()
+            while True:
+                time.sleep(0.001)
+        except Interrupted as error:
+            outcome.append((type(error).__mro__[1], error.owner is seat))
+        seat.leave()
+        outcome.append((seat.busy, seat.strike(RunStopped)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    seat_ready.wait()
+    assert seats[0].strike(RunStopped)
+    thread.join()
+    assert outcome == [(RunStopped, True), (False, False)]
+
+
+def test_an_interrupt_that_comes_as_the_code_ends_is_withdrawn() -> None:
+    def work(results: list[str]) -> None:
+        seat = Seat(threading.get_ident())
+        striker = threading.Thread(target=seat.strike, args=(RunStopped,))
+        try:
+            seat.busy = True
+            striker.start()
+            striker.join()
+            seat.leave()
+        except Interrupted:
+            seat.leave()
+        results.append("survived")
+        time.sleep(0)
+        results.append("still here")
+
+    for _ in range(200):
+        results: list[str] = []
+        thread = threading.Thread(target=work, args=(results,))
+        thread.start()
+        thread.join()
+        assert results == ["survived", "still here"]
+
+
+def test_limited_calls() -> None:
+    watched: list[Seat] = []
+
+    def call(function: Any, seconds: float = 5, **arguments: Any) -> Any:
+        return call_limited(function, arguments, seconds, Surroundings(), watched.append, watched.remove)
+
+    assert call(lambda x: x + 1, x=1) == 2
+    assert call(lambda: context.task_name) == "t"
+    with pytest.raises(KeyError):
+        call(lambda: {}["x"])
+    before = time.monotonic()
+    with pytest.raises(TimeOver):
+        call(lambda: time.sleep(3), seconds=0.05)
+    assert time.monotonic() - before < 2.5
+    assert watched == []
+
+
+# --- context --------------------------------------------------------------------------------------------------------
+
+
+def test_the_content_of_a_task_is_made_when_somebody_looks() -> None:
+    here = Surroundings()
+    before = swap(({"outer": 1}, None))
+    try:
+        enter_task(here)
+        assert current_task() is here
+        assert here.made == 0
+        assert context.task_name == "t"
+        assert context.get("outer") is None
+        context.mine = 5
+        with context(more=1):
+            assert (context.mine, context.more) == (5, 1)
+        assert "more" not in context
+        assert here.made == 1
+        assert current_task() is here
+    finally:
+        swap(before)
+    assert current_task() is before[1]
+
+
+def test_the_context_is_by_thread_and_restores_everything() -> None:
+    found: list[Any] = []
+    with context(a=1) as inside:
+        assert isinstance(inside, Context)
+        thread = threading.Thread(target=lambda: found.append(context.get("a")))
+        thread.start()
+        thread.join()
+        context.a, context["b"] = 2, 3
+        del context.a
+    assert found == [None]
+    assert "a" not in context
+    assert "b" not in context
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = context.nothing_like_it
+    with pytest.raises(TypeError, match="to_dict"):
+        pickle.dumps(context)
+
+
+# --- executors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(), ThreadsExecutor(2), LocalDaskExecutor("threads", 2)])
+def test_functions_by_themselves(executor: Executor) -> None:
+    with executor.start():
+        one = executor.submit(lambda x: x + 1, 1, extra_context={"task_name": "t"})
+        two = executor.submit(lambda x, y: x * y, one, y=10)
+        assert executor.wait([one, two, {"k": two}]) == [2, 20, {"k": 20}]
+
+
+def test_executors_check_their_options_and_travel() -> None:
+    assert ThreadsExecutor().num_workers >= 4
+    with pytest.raises(InvalidArgumentError, match="num_workers"):
+        ThreadsExecutor(0)
+    with pytest.raises(InvalidArgumentError, match="processes"):
+        LocalDaskExecutor(scheduler="processes")
+    with pytest.raises(RuntimeError, match="start"):
+        ThreadsExecutor(1).submit(print)
+    assert pickle.loads(pickle.dumps(LocalDaskExecutor(num_workers=3))).num_workers == 3
+
+
+def test_the_engine_is_light() -> None:
+    code = (
+        "import sys, heliograph.engine.flow_runner, heliograph.executors\n"
+        "heavy = {'grpc', 'google.protobuf', 'sqlalchemy', 'boto3', 'croniter', 'cloudpickle', 'asyncio', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_fault_of_the_engine_ends_the_run_and_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    from heliograph.core.flow import Flow
+    from heliograph.engine.run_loop import RunLoop
+    from heliograph.utilities.tasks import task
+
+    def broken(self: RunLoop, *args: Any) -> None:
+        raise RuntimeError("engine fault")
+
+    monkeypatch.setattr(RunLoop, "step", broken)
+    with Flow("f") as flow:
+        task(lambda: 1, name="t")()
+    for executor in (LocalExecutor(), ThreadsExecutor(2)):
+        state = flow.run(executor=executor)
+        assert state is not None
+        assert state.is_failed()
+        assert isinstance(state.result, RuntimeError)
+
+
+def test_a_frame_needs_no_loop_to_be_small() -> None:
+    from heliograph.engine.nodes import TaskFrame
+
+    frame = TaskFrame(SimpleNamespace(), SimpleNamespace(index=2), 5, 1, SimpleNamespace(run_count=1))  # type: ignore[arg-type]
+    assert (frame.task_index, frame.map_index, frame.run_count) == (2, 1, 1)
+    assert not hasattr(frame, "__dict__")
