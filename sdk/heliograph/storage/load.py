@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from heliograph.config import config
 from heliograph.context import context
-from heliograph.exceptions import GraphMismatchError, LoadError, PythonMismatchError, RequirementsMismatchError
+from heliograph.exceptions import (
+    GraphMismatchError,
+    LoadError,
+    PythonMismatchError,
+    RequirementsMismatchError,
+    StorageError,
+)
 from heliograph.storage.archive import changed
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.manifest import PICKLE_PATH, BundleFormat, Manifest
@@ -171,6 +177,8 @@ def _unpickle(directory: Path, manifest: Manifest) -> Flow:
     try:
         with context(loading_flow=True):
             flow = pickle.loads(data)
+    except StorageError:
+        raise
     except Exception as error:  # boundary: loading a pickle runs the user's code
         raise LoadError(
             f"the pickle of {manifest.flow} cannot be loaded: {type(error).__name__}: {error}",
@@ -196,6 +204,8 @@ def _import(directory: Path, manifest: Manifest) -> ModuleType:
         with context(loading_flow=True):
             try:
                 importlib.import_module(name.rpartition(".")[0])
+            except StorageError:
+                raise
             except Exception as error:  # boundary: the package is the user's code
                 raise LoadError(f"{manifest.entrypoint} cannot be loaded: {type(error).__name__}: {error}") from error
     spec = importlib.util.spec_from_file_location(name, file, loader=_CheckedLoader(name, str(file)))
@@ -210,15 +220,11 @@ def _execute(spec: ModuleSpec | None, message: str) -> ModuleType:
     try:
         with context(loading_flow=True), warnings.catch_warnings():
             spec.loader.exec_module(module)
-    except LoadError:
+    except StorageError:
         sys.modules.pop(spec.name, None)
         raise
     except (Exception, SystemExit) as error:  # boundary: a module is the user's code, and may call sys.exit()
         sys.modules.pop(spec.name, None)
-        from heliograph.exceptions import StorageError
-
-        if isinstance(error, StorageError):
-            raise
         raise LoadError(f"{message}: {type(error).__name__}: {error}") from error
     return module
 

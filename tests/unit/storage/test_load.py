@@ -225,6 +225,29 @@ def test_a_file_that_was_added_is_not_imported(project: Project, tmp_path: Path,
     assert not mark.exists()
 
 
+def test_a_package_that_changes_after_the_check_is_not_run(tmp_path: Path) -> None:
+    import importlib
+
+    folder = tmp_path / "project-p"
+    (folder / "pack_of_flows").mkdir(parents=True)
+    (folder / "pyproject.toml").touch()
+    (folder / "pack_of_flows" / "__init__.py").write_text("X = 1\n")
+    (folder / "pack_of_flows" / "etl.py").write_text("from heliograph import Flow\nflow = Flow('etl')\n")
+    sys.path.insert(0, str(folder))
+    fetched = _fetched(importlib.import_module("pack_of_flows.etl").flow, tmp_path)
+    manifest = manifest_of(fetched)
+    assert manifest.module == "pack_of_flows.etl"
+    assert load_flow(fetched, manifest).name == "etl"
+    assert sys.modules["pack_of_flows"].__file__ == str(fetched / "pack_of_flows" / "__init__.py")
+    for name in ("pack_of_flows", "pack_of_flows.etl"):
+        del sys.modules[name]
+    file = fetched / "pack_of_flows" / "__init__.py"
+    file.chmod(0o600)
+    file.write_text("X = 2\n")
+    with pytest.raises(BundleChangedError, match="__init__"):
+        load_flow(fetched, manifest)
+
+
 def test_a_flow_that_is_not_there_names_those_that_are(project: Project, tmp_path: Path) -> None:
     _, flow = project()
     folder = _fetched(flow, tmp_path)
