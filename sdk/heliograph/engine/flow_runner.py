@@ -241,6 +241,7 @@ class FlowRunner:
         try:
             chosen.drive(loop)
         finally:
+            swap((loop.base_context, None))  # what is logged from here on is the flow run's, not the last task's
             self.cancel.remove_callback(loop.stop)
             if around is not None:
                 around.remove_callback(self.cancel.request)
