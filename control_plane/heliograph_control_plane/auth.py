@@ -20,6 +20,8 @@ from heliograph_control_plane.principals import Credential, Principal, RunIdenti
 from heliograph_control_plane.store.interface import Store
 
 _MAX_REMEMBERED = 10_000
+_REMEMBER_MICROS = 60 * 1_000_000
+# The store notes when a token was last used, to the minute: so often it must be asked anyway.
 
 Verify = Callable[[Credential], Awaitable[Principal | None]]
 
@@ -31,6 +33,13 @@ class LiveCall:
     task: asyncio.Task[object]
     credential: Credential
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    digest: bytes
+    principal: Principal
+    until_micros: int
 
 
 class Authenticator:
@@ -46,7 +55,7 @@ class Authenticator:
         self._verify = verify
         self._now_micros = now_micros
         self._remember = remember
-        self._known: OrderedDict[str, tuple[bytes, Principal]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._generation = 0
         self._live: defaultdict[str, set[LiveCall]] = defaultdict(set)
 
@@ -68,15 +77,18 @@ class Authenticator:
 
     async def _principal(self, credential: Credential) -> Principal | None:
         known = self._known.get(credential.token_id)
-        if known is not None and hmac.compare_digest(known[0], credential.digest):
-            principal = known[1]
-            expired = principal.expire_micros and self._now_micros() >= principal.expire_micros
-            return None if expired else principal
+        if known is not None and hmac.compare_digest(known.digest, credential.digest):
+            now, expires = self._now_micros(), known.principal.expire_micros
+            if expires and now >= expires:
+                return None
+            if now < known.until_micros:
+                return known.principal
         generation = self._generation
         found = await self._verify(credential)
         # What was read before a change must not be remembered after it.
         if found is not None and self._remember and generation == self._generation:
-            self._known[credential.token_id] = (credential.digest, found)
+            until = self._now_micros() + _REMEMBER_MICROS
+            self._known[credential.token_id] = _Known(credential.digest, found, until)
             if len(self._known) > _MAX_REMEMBERED:
                 self._known.popitem(last=False)
         return found
@@ -100,7 +112,7 @@ class Authenticator:
 
     def distrust_runs(self, run_ids: frozenset[str]) -> None:
         """Asks the store again for the tokens of these runs: what they may do depends on the run."""
-        runs = [token_id for token_id, (_, who) in self._known.items() if who.run and who.run.run_id in run_ids]
+        runs = [key for key, known in self._known.items() if (run := known.principal.run) and run.run_id in run_ids]
         if runs:
             self.distrust(runs)
         else:

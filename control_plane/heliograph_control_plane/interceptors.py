@@ -8,9 +8,10 @@ that is in no table of policies is refused. Token and role are judged before the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ MAX_REQUEST_BYTES = 1024 * 1024 + 64 * 1024
 """Limit of one request: a batch of 1 MiB and what is around it."""
 MAX_GRAPH_REQUEST_BYTES = 4 * 1024 * 1024
 """Limit of a registration, whose graph may have 10,000 tasks."""
+
+_PROCESS = secrets.token_hex(8)
+_numbers = itertools.count(1)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:+/=\-]{1,64}")
 _STANDARD_SERVICES = (
@@ -292,4 +296,4 @@ def _request_id(metadata: Sequence[tuple[str, Any]]) -> str:
     for key, value in metadata:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return f"{_PROCESS}{next(_numbers):016x}"

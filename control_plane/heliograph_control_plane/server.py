@@ -56,6 +56,7 @@ from heliograph_control_plane.wakeups import Wakeups
 DEFAULT_PORT = 4480
 STOP_GRACE_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
+RESTART_SECONDS = 1.0
 
 _log = structlog.get_logger("heliograph.server")
 
@@ -200,15 +201,17 @@ class ControlPlane:
             await self.authenticator.sweep()
 
     def _start_task(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._tasks.append(asyncio.create_task(_guarded(name, work), name=name))
+        self._tasks.append(asyncio.create_task(_keep_alive(name, work), name=name))
 
 
-async def _guarded(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    try:
-        await work()
-    except Exception as error:  # boundary: the end of a background task is said once, with its place
-        _log.critical("background task ended", task=name, **describe_fault(error))
-        raise
+async def _keep_alive(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs what should never end; begins again after a fault, such as a store that cannot be reached."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  # boundary: nobody waits for these tasks, so the fault is said here
+            _log.error("background task failed", task=name, **describe_fault(error))
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def add_services(server: grpc.aio.Server, backend: Backend) -> list[str]:

@@ -1,8 +1,8 @@
 """The scheduler: makes the runs of schedules ahead of their time.
 
 The id of a run follows from its occurrence, so that expanding a schedule again, or by two leaders, makes nothing twice.
-Occurrences that were missed while no control plane ran are made up for only within `GRACE_MICROS`. A schedule that
-cannot be expanded is set aside after three attempts.
+Of occurrences that were missed while no control plane ran, the latest is made when it is not older than
+`GRACE_MICROS`. A schedule that cannot be expanded is set aside after three attempts.
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ from dataclasses import dataclass
 
 import structlog
 
-from heliograph.api.v1 import schedule_service_pb2 as pb
 from heliograph.exceptions import UnavailableError
-from heliograph.schedules import expansion
+from heliograph_control_plane.domain.scheduling import AHEAD, Planned, plan
 from heliograph_control_plane.errors import describe_fault
-from heliograph_control_plane.services.clocks import due, spec_of
+from heliograph_control_plane.services.clocks import instant, scheduled_clocks
 from heliograph_control_plane.services.run_names import two_words
 from heliograph_control_plane.store.interface import Store
 from heliograph_control_plane.store.records import Changes, Occurrence, Schedule
 
 PAUSE_SECONDS = 20.0
-AHEAD = 10
-"""Runs of one schedule that are made ahead."""
-AHEAD_MICROS = 7 * 24 * 3600 * 1_000_000
-"""No run is made earlier than this before its time."""
 AT_LEAST_MICROS = 120 * 1_000_000
 """Occurrences within this time are made even beyond `AHEAD`, so that a quick schedule outlasts a few pauses."""
 MOST_AT_ONCE = 200
+REFRESH_MICROS = 3_600 * 1_000_000
+"""A schedule is looked at again within this time."""
 GRACE_MICROS = 120 * 1_000_000
-"""Occurrences that were missed for longer are skipped."""
+"""Of the occurrences that were missed within this time, the latest is made; older ones are skipped."""
 MAX_ATTEMPTS = 3
 
 _PAGE = 200
@@ -108,37 +105,33 @@ class Scheduler:
 
 def expand(schedule: Schedule, now: int) -> tuple[list[Occurrence], int]:
     """The occurrences to make now, and when to look at the schedule again (microseconds)."""
-    spec = pb.ScheduleSpec.FromString(schedule.spec)
-    name = f"projects/{schedule.project}/flows/{schedule.flow}/schedule"
-    keys = [_clock_key(clock) for clock in spec.clocks]
-    after = max(schedule.active_since_micros, now - GRACE_MICROS)
-    found: dict[str, Occurrence] = {}
-    for item in due(spec, after):
-        enough = len(found) >= AHEAD and item.micros > now + AT_LEAST_MICROS
-        if item.micros > now + AHEAD_MICROS or enough or len(found) >= MOST_AT_ONCE:
-            break
-        clock = spec.clocks[item.clock]
-        run_id = str(expansion.occurrence_id(name, keys[item.clock], item.occurrence.slot, item.occurrence.fold))
-        found.setdefault(
-            run_id,
-            Occurrence(
-                schedule_id=schedule.schedule_id,
-                version=schedule.version,
-                run_id=run_id,
-                key=f"{keys[item.clock]}/{item.occurrence.key}",
-                scheduled_micros=item.micros,
-                run_name=two_words(run_id),
-                parameters_json=clock.parameter_defaults_json or "{}",
-                labels=tuple(dict.fromkeys(clock.labels)) if clock.override_labels else None,
-            ),
+    planned = _plan(schedule, now, AHEAD)
+    if len(planned) >= AHEAD and planned[-1].scheduled_micros < now + AT_LEAST_MICROS:
+        quick = _plan(schedule, now, MOST_AT_ONCE)
+        planned = [p for number, p in enumerate(quick) if number < AHEAD or p.scheduled_micros <= now + AT_LEAST_MICROS]
+    ahead = [p.scheduled_micros for p in planned if p.scheduled_micros > now]
+    # Looked at again when half of what was made has passed, and within the hour.
+    again = min(ahead[len(ahead) // 2] if ahead else now + REFRESH_MICROS, now + REFRESH_MICROS)
+    return [
+        Occurrence(
+            schedule_id=schedule.schedule_id,
+            version=schedule.version,
+            run_id=p.run_id,
+            key=p.key,
+            scheduled_micros=p.scheduled_micros,
+            run_name=two_words(p.run_id),
+            parameters_json=p.parameters_json,
+            labels=p.labels,
         )
-    times = sorted(occurrence.scheduled_micros for occurrence in found.values())
-    ahead = [micros for micros in times if micros > now]
-    # Looked at again when half of what was made has passed; a schedule without any, within the hour.
-    again = ahead[len(ahead) // 2] if ahead else now + 3_600 * 1_000_000
-    return list(found.values()), min(again, now + 3_600 * 1_000_000)
+        for p in planned
+    ], again
 
 
-def _clock_key(clock: pb.Clock) -> str:
-    labels = list(clock.labels) if clock.override_labels else None
-    return expansion.clock_key(spec_of(clock), clock.parameter_defaults_json, labels)
+def _plan(schedule: Schedule, now: int, ahead: int) -> list[Planned]:
+    return plan(
+        f"projects/{schedule.project}/flows/{schedule.flow}/schedule",
+        scheduled_clocks(schedule.spec),
+        after=instant(max(schedule.active_since_micros, now - GRACE_MICROS)),
+        now=instant(now),
+        ahead=ahead,
+    )

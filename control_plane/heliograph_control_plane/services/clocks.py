@@ -1,17 +1,15 @@
-"""Schedules as messages, expanded: the rules of time are `heliograph.schedules.expansion`'s."""
+"""Schedules as messages: into the clocks of the domain, and their next times."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from heliograph.api.v1 import schedule_service_pb2 as pb
 from heliograph.exceptions import InvalidArgumentError
 from heliograph.schedules import expansion
+from heliograph_control_plane.domain.scheduling import ScheduledClock, preview
 from heliograph_control_plane.store import records
 
 MAX_INTERVAL = timedelta(days=36_525)
@@ -19,14 +17,6 @@ MAX_INTERVAL = timedelta(days=36_525)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class Due(NamedTuple):
-    """One occurrence of a schedule. `clock`: which of its clocks, by number."""
-
-    micros: int
-    clock: int
-    occurrence: expansion.Occurrence
 
 
 def check_clock(clock: pb.Clock) -> None:
@@ -66,26 +56,32 @@ def spec_of(clock: pb.Clock) -> expansion.ClockSpec:
     raise InvalidArgumentError("a clock has no kind")
 
 
-def due(spec: pb.ScheduleSpec, after_micros: int) -> Iterator[Due]:
-    """Yields the occurrences of all clocks strictly after an instant, in order."""
-    after = _EPOCH + after_micros * _MICROSECOND
+def scheduled_clocks(spec: bytes) -> list[ScheduledClock]:
+    """The clocks of a stored schedule, with what their runs get.
 
-    def of_clock(number: int, clock: pb.Clock) -> Iterator[Due]:
-        for occurrence in expansion.occurrences(spec_of(clock), after):
-            yield Due((occurrence.time - _EPOCH) // _MICROSECOND, number, occurrence)
-
-    yield from heapq.merge(*(of_clock(number, clock) for number, clock in enumerate(spec.clocks)))
+    Raises:
+        DecodeError: It is no schedule.
+        InvalidArgumentError: A clock is none.
+    """
+    return [
+        ScheduledClock(
+            spec_of(clock),
+            clock.parameter_defaults_json,
+            tuple(dict.fromkeys(clock.labels)) if clock.override_labels else None,
+        )
+        for clock in pb.ScheduleSpec.FromString(spec).clocks
+    ]
 
 
 def next_times(schedule: records.Schedule, after_micros: int, count: int) -> list[int]:
     """The next instants of a schedule, each once, in microseconds."""
-    times: list[int] = []
-    for found in due(pb.ScheduleSpec.FromString(schedule.spec), max(after_micros, schedule.active_since_micros)):
-        if not times or found.micros != times[-1]:
-            times.append(found.micros)
-        if len(times) >= count:
-            break
-    return times
+    after = instant(max(after_micros, schedule.active_since_micros))
+    return preview(scheduled_clocks(schedule.spec), after=after, count=count)
+
+
+def instant(micros: int) -> datetime:
+    """An instant from microseconds since 1970."""
+    return _EPOCH + micros * _MICROSECOND
 
 
 def _time(message: Timestamp) -> datetime:
