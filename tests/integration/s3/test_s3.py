@@ -179,3 +179,21 @@ def test_the_ledger_lives_beside_results_or_bundles(bucket: str, s3: S3Server) -
         assert reader.error(error_id).text == "Traceback: private"
         assert reader.results()[0, None].location == "x"
         assert LedgerReader(store, RUN.replace("1", "2")).errors() == []
+
+
+def test_a_flow_keeps_its_results_in_the_bucket_and_finds_them_again(bucket: str) -> None:
+    from heliograph import Flow, task
+
+    calls: list[int] = []
+
+    @task(checkpoint=True, result=S3Result(bucket), target="{task_name}-{today}")
+    def download() -> dict[str, int]:
+        calls.append(1)
+        return {"cases": 74}
+
+    with Flow("etl") as flow:
+        fetched = download()
+    first, second = flow.run(), flow.run()
+    assert first.result[fetched].result == second.result[fetched].result == {"cases": 74}
+    assert second.result[fetched].is_cached()
+    assert len(calls) == 1

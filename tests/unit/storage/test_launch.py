@@ -36,12 +36,12 @@ def test_changed_or_malformed_settings_are_refused() -> None:
 
 
 def test_run_configs_become_settings() -> None:
-    run = LocalRun(env={"A": "1"}, working_dir=Path("/work"), labels=["b", "a"])
+    run = LocalRun(env={"A": "1"}, working_dir=Path("/srv/flows"), labels=["b", "a"])
     settings = run.launch_settings()
     assert (settings.launcher, settings.env, settings.labels) == ("local", {"A": "1"}, ("a", "b"))
-    assert settings.working_dir == "/work"
+    assert settings.working_dir == "/srv/flows"
     assert UniversalRun(labels={"x"}).launch_settings().launcher == ""
-    assert run == LocalRun(env={"A": "1"}, working_dir="/work", labels=["a", "b"])
+    assert run == LocalRun(env={"A": "1"}, working_dir="/srv/flows", labels=["a", "b"])
     assert run != UniversalRun(env={"A": "1"}, labels=["a", "b"])
 
 
