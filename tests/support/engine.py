@@ -22,6 +22,7 @@ class RecordingSink(NullSink):
     told: list[FailureInfo | None] = field(default_factory=list)
     flags: list[bool] = field(default_factory=list)
     children: dict[int, int] = field(default_factory=dict)
+    flow_failure: FailureInfo | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def task_state(
@@ -45,6 +46,7 @@ class RecordingSink(NullSink):
 
     def flow_state(self, state: StateCode, time_micros: int, failure: FailureInfo | None = None) -> None:
         self.flow_events.append(state)
+        self.flow_failure = failure
 
     def failed(self, error: BaseException, task: int | None, map_index: int | None, reason: FailureCode) -> FailureInfo:
         with self.lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,13 @@ from heliograph.engine.interrupts import Interrupted
 from heliograph.engine.nodes import Node
 from heliograph.engine.run_loop import RunLoop
 from heliograph.engine.signals import ENDRUN, StateSignal
-from heliograph.engine.sink import NullSink, RunSink
+from heliograph.engine.sink import FailureInfo, NullSink, RunSink
 from heliograph.engine.state import Cancelled, Failed, Mapped, Pending, Running, State, Success
 from heliograph.engine.task_runner import TaskRunner, UserFault
 from heliograph.engine.transitions import TERMINAL, flow_verdict
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
 from heliograph.logging import get_logger
+from heliograph.utilities.ids import uuid7_text
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -149,7 +149,7 @@ class FlowRunner:
             given.pop(key, None)
         now = to_datetime(self.clock.now())
         date = given.get("date") or now
-        identity = flow_run_id or (extra or {}).get("flow_run_id") or str(uuid.uuid4())
+        identity = flow_run_id or (extra or {}).get("flow_run_id") or uuid7_text()
         return {
             **_dates(date),
             "scheduled_start_time": now,
@@ -301,9 +301,9 @@ class FlowRunner:
             if isinstance(error, BaseException):
                 failure = self.sink.failed(error, None, None, FailureCode.EXCEPTION)
             else:
-                reason = RuntimeError(final.message or "Some reference tasks failed.")
-                failure = self.sink.failed(reason, None, None, FailureCode.TASKS_FAILED)
-        self.sink.flow_state(code, self.clock.now(), failure)
+                failure = FailureInfo(FailureCode.TASKS_FAILED)
+        if final.is_finished():
+            self.sink.flow_state(code, self.clock.now(), failure)
         level = logging.ERROR if code.is_failed else logging.INFO
         _log.log(level, "Flow run of '%s' ended: %s.", self.flow.name, type(final).__name__)
         return final
