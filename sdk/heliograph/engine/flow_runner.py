@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from heliograph.config import config
 from heliograph.context import context as run_context
 from heliograph.context import swap
 from heliograph.engine.cancellation import Cancellation
@@ -154,6 +155,7 @@ class FlowRunner:
             **_dates(date),
             "scheduled_start_time": now,
             "logger": _log,
+            "config": config(),
             "flow_id": None,
             **given,
             "date": date,

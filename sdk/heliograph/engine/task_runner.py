@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliograph.context import context, enter_task
@@ -48,6 +49,7 @@ from heliograph.triggers import all_successful
 if TYPE_CHECKING:
     from heliograph.core.edge import Edge
 
+_HERE = str(Path(__file__).parent)
 _RUNNING = Running("Starting task run.")
 _EVENT_OF: dict[StateCode, EventKind] = {
     StateCode.SUCCESS: EventKind.RETURNED,
@@ -204,7 +206,7 @@ class TaskRunner:
             return None
         if self.raise_errors:
             raise UserFault(error)
-        return self._settle(frame, old, _failed(error), inputs)
+        return self._settle(frame, old, _failed(_from_user_code(error)), inputs)
 
     def _stopped(self) -> None:
         # The run is ending: what did not end by itself is cancelled at its end, in one place.
@@ -592,6 +594,14 @@ class _HandlerFault(Exception):
     def __init__(self, state: State) -> None:
         super().__init__()
         self.state = state
+
+
+def _from_user_code(error: BaseException) -> BaseException:
+    """Cuts the engine's own frames off the traceback: it begins where the task does."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+        trace = trace.tb_next
+    return error if trace is None else error.with_traceback(trace)
 
 
 def _failed(error: BaseException) -> State:

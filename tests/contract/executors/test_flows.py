@@ -916,7 +916,7 @@ def test_what_the_context_holds(run: Runner) -> None:
     assert content["task_run_count"] == 1
     assert content["map_index"] is None
     assert content["parameters"] == {}
-    assert {"scheduled_start_time", "task_slug", "task_id", "task_run_id", "checkpointing", "caches"} <= set(content)
+    assert {"scheduled_start_time", "task_slug", "task_id", "task_run_id", "checkpointing", "config"} <= set(content)
     assert content["logger"].name == "heliograph.look"
 
 

@@ -238,3 +238,43 @@ def test_a_frame_needs_no_loop_to_be_small() -> None:
     frame = TaskFrame(SimpleNamespace(), SimpleNamespace(index=2), 5, 1, SimpleNamespace(run_count=1))  # type: ignore[arg-type]
     assert (frame.task_index, frame.map_index, frame.run_count) == (2, 1, 1)
     assert not hasattr(frame, "__dict__")
+
+
+# --- what is said on this side --------------------------------------------------------------------------------------
+
+
+def test_log_lines_with_texts_of_errors_are_marked_as_local(caplog: pytest.LogCaptureFixture) -> None:
+    from heliograph.core.flow import Flow
+    from heliograph.utilities.tasks import task
+
+    def work() -> None:
+        raise ValueError("a private text")
+
+    with Flow("f") as flow:
+        w = task(work, name="w", max_retries=1, retry_delay=0)()
+    with caplog.at_level("DEBUG"):
+        state = flow.run()
+    assert state is not None
+    for record in caplog.records:
+        if record.exc_info or "private" in record.getMessage():
+            assert record.stays_local  # type: ignore[attr-defined]
+    lines = [record.getMessage() for record in caplog.records]
+    assert "Task 'w': attempt 1 of 2 failed (ValueError); the next one follows in 0 s." in lines
+    assert "Task 'w': Failed (ValueError)." in lines
+    trace = state.result[w].result.__traceback__
+    assert trace.tb_frame.f_code.co_name == "work"  # the engine's own frames are cut off
+
+
+def test_tasks_without_trouble_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    from heliograph.core.flow import Flow
+    from heliograph.utilities.tasks import task
+
+    with Flow("f") as flow:
+        for _ in range(20):
+            task(lambda: 1, name="t")()
+    with caplog.at_level("INFO"):
+        flow.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "Beginning flow run of 'f'.",
+        "Flow run of 'f' ended: Success.",
+    ]
