@@ -65,6 +65,13 @@ def _start_options(command: Any) -> Any:
                 show_default=True,
                 help="Seconds to wait for runs when told to stop; they go on after that.",
             ),
+            click.option(
+                "--grace",
+                type=click.FloatRange(0),
+                default=10.0,
+                show_default=True,
+                help="Seconds that a cancelled flow has before it is terminated.",
+            ),
             click.option("--max-polls", type=click.IntRange(0), default=0, help="Leave after this many polls."),
         )
     ):
@@ -103,6 +110,7 @@ def _start(
     health_port: int | None,
     agent_address: str,
     drain_timeout: float,
+    grace: float,
     **options: Any,
 ) -> None:
     from heliograph_agents.agent import Agent
@@ -119,6 +127,7 @@ def _start(
             health_host=host,
             health_port=port,
             drain_seconds=drain_timeout,
+            grace_seconds=grace,
             **given,
         ),
         on_ready=Agent.handle_signals,

@@ -38,6 +38,7 @@ class StartOptions:
         log_mode: Most of a log line that may cross.
         work_dir: Working folder of flows that name none.
         drain_seconds: How long to wait for runs when told to stop.
+        grace_seconds: How long a cancelled flow has to end by itself.
         max_polls: Polls after which it leaves; 0 means none.
     """
 
@@ -54,6 +55,7 @@ class StartOptions:
     log_mode: str = ""
     work_dir: str = ""
     drain_seconds: float = 60.0
+    grace_seconds: float = 10.0
     max_polls: int = 0
 
 
@@ -111,6 +113,7 @@ def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
         show_output=options.show_flow_logs,
         failure_text=options.failure_text or settings.agent.failure_text,
         log_mode=options.log_mode or settings.agent.log_mode,
+        grace_seconds=options.grace_seconds,
     )
     what = AgentOptions(
         name=name,

@@ -73,6 +73,7 @@ def start(directory: RunDirectory, *, fork: bool) -> int:
 
 
 def _log_to(path: Path) -> None:
+    path.touch(mode=0o600)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     _log.handlers[:] = [handler]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.api.v1.log_service_pb2 import LogEntry, WriteLogEntriesRequest
 from heliograph.api.v1.run_reporting_service_pb2 import RunEvent, RunEventBatch

@@ -98,7 +98,7 @@ def test_a_full_disk_stops_new_tasks_and_loses_nothing(
     refused = threading.Event()
 
     def write(descriptor: int, data: bytes) -> int:
-        if full.is_set() and os.readlink(f"/proc/self/fd/{descriptor}").endswith(".seg"):
+        if full.is_set() and str(Path(f"/proc/self/fd/{descriptor}").readlink()).endswith(".seg"):
             refused.set()
             raise OSError(28, "No space left on device")
         return real(descriptor, data)
