@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from functools import lru_cache
@@ -60,11 +61,17 @@ class PostgresCluster:
         """Kills the server and all its processes at once, as a crash of the host would."""
         pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
         children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
-        for one in (pid, *map(int, children)):
+        killed = [pid, *map(int, children)]
+        for one in killed:
             try:
                 os.kill(one, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        while any(_is_alive(one) for one in killed):
+            time.sleep(0.005)
+        # Where nobody reaps orphans, the dead server's id still counts as taken.
+        for lock in (self._data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Ends the server and removes its folder."""
@@ -124,6 +131,13 @@ class PostgresCluster:
         )
         if check and done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr or (self.folder / 'log').read_text()}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def find_binaries() -> Path | None:

@@ -14,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
@@ -86,7 +87,7 @@ def _upgrade(connection: Connection, wanted: frozenset[str]) -> list[str]:
         raise SchemaMismatchError("the database holds tables that are not Heliograph's")
     try:
         steps = [] if before is None else list(script.iterate_revisions(before, "base"))
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise SchemaMismatchError(
             f"the database has schema {before}, which this server does not know: it is newer",
             hint="start the version of the server that made it",

@@ -59,6 +59,11 @@ def flow(state: StateCode, time: int = 1, failure: bytes = b"") -> FlowEvent:
     return FlowEvent(int(state), time, failure)
 
 
+def new_run(run_id: str) -> NewFlowRun:
+    """A run to create now."""
+    return NewFlowRun(run_id, "p", "etl", 0, run_id, "{}", None, 0, "users/ann")
+
+
 class Bench:
     """A store with shorthands."""
 

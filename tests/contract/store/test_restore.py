@@ -1,0 +1,100 @@
+"""A store that was restored from a backup: a new identity, epochs above all older ones, writers taken in again."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from heliograph.engine.codes import StateCode
+from heliograph.exceptions import LeaseLostError, SequenceGapError
+from heliograph_control_plane.store.records import FlowRun, HeldRun
+from heliograph_control_plane.store.writer import Transaction
+from tests.contract.store.helpers import Bench, flow, task
+
+S = StateCode
+
+
+def forget_events(bench: Bench, run: FlowRun, keep: int) -> None:
+    """Takes a run back to what a backup knew of it."""
+
+    def forget(tx: Transaction) -> None:
+        tx.connection.execute(
+            text("UPDATE flow_runs SET last_sequence = :keep WHERE uuid = :run"), {"keep": keep, "run": run.run_id}
+        )
+        tx.connection.execute(text("DELETE FROM task_run_states WHERE sequence > :keep"), {"keep": keep})
+        tx.connection.execute(text("DELETE FROM task_runs WHERE last_sequence > :keep"), {"keep": keep})
+
+    bench.store._write(forget).result()
+
+
+def test_a_restored_store_has_a_new_identity_for_good(bench: Bench) -> None:
+    before = bench.store.incarnation
+    made = bench.store.mark_restored().result()
+    assert made == bench.store.incarnation != before
+    bench.reopen()
+    assert bench.store.incarnation == made
+
+
+def test_epochs_after_a_restore_exceed_all_that_were_given_out(bench: Bench) -> None:
+    run = bench.submitted()
+    bench.store.mark_restored().result()
+    bench.store.release_flow_run("a", run.run_id, run.epoch, b"", 0).result()
+    (lease,) = bench.lease()
+    assert lease.epoch > 1_000_000_000
+    bench.reopen()
+    again = bench.create()
+    assert bench.lease()[0].epoch > 1_000_000_000
+    assert again.epoch == 0
+
+
+def test_lost_events_are_asked_for_again(bench: Bench) -> None:
+    run = bench.running()
+    old = bench.store.incarnation
+    bench.send(run, 2, *(task(n, S.SUCCESS) for n in range(8)))
+    forget_events(bench, run, 4)
+    bench.store.mark_restored().result()
+    with pytest.raises(SequenceGapError) as caught:
+        bench.send(run, 10, flow(S.SUCCESS), incarnation=old)
+    assert caught.value.metadata["expected_sequence"] == "5"
+    bench.send(run, 5, *(task(n, S.SUCCESS) for n in range(3, 8)), flow(S.SUCCESS), incarnation=old)
+    ended = bench.get(run)
+    assert (ended.state, ended.last_sequence, ended.missing_events) == (S.SUCCESS, 10, 0)
+    assert ended.counts == ((S.SUCCESS, 8),)
+
+
+def test_a_hole_is_recorded_when_the_writer_lost_them_too(bench: Bench) -> None:
+    run = bench.running()
+    old = bench.store.incarnation
+    bench.send(run, 2, *(task(n, S.SUCCESS) for n in range(8)))
+    forget_events(bench, run, 4)
+    bench.store.mark_restored().result()
+    bench.send(run, 10, flow(S.SUCCESS), incarnation=old, hole_from_sequence=5)
+    ended = bench.get(run)
+    assert (ended.state, ended.missing_events, ended.last_sequence) == (S.SUCCESS, 5, 10)
+
+
+@pytest.mark.parametrize("by_heartbeat", [False, True])
+def test_a_lease_that_the_backup_did_not_know_is_taken_in(bench: Bench, by_heartbeat: bool) -> None:
+    run = bench.create()
+    old = bench.store.incarnation
+    bench.store.mark_restored().result()
+    if by_heartbeat:
+        bench.store.heartbeat_agent("a", [HeldRun(run.run_id, 3, False)], False).result()
+    else:
+        with pytest.raises(SequenceGapError):
+            bench.send(run, 7, task(0, S.SUCCESS), epoch=3, incarnation=old)
+    taken = bench.get(run)
+    assert (taken.state, taken.epoch, taken.attempt) == (S.SUBMITTED, 3, 1)
+    assert bench.lease() == ()
+    ack = bench.send(run, 1, flow(S.RUNNING), epoch=3, incarnation=bench.store.incarnation)
+    assert ack.acked_sequence == 1
+
+
+def test_a_newer_epoch_that_nobody_gave_out_is_refused(bench: Bench) -> None:
+    run = bench.create()
+    with pytest.raises(LeaseLostError):
+        bench.send(run, 1, flow(S.RUNNING), epoch=3)
+    with pytest.raises(LeaseLostError):
+        bench.send(run, 1, flow(S.RUNNING), epoch=3, incarnation=bench.store.incarnation)
+    assert bench.store.heartbeat_agent("a", [HeldRun(run.run_id, 3, True)], False).result() != ()
+    assert bench.get(run).state is S.SCHEDULED
