@@ -57,8 +57,9 @@ def _demo(root: Path) -> int:
     }
     with CaseServer() as cases, Children() as children:
         _title("A control plane and a local agent start")
-        address, token = start_control_plane(children, root / "control-plane", environment)
-        environment |= {"HELIOGRAPH__CLIENT__ADDRESS": address, "HELIOGRAPH__CLIENT__TOKEN": token}
+        address, _ = start_control_plane(children, root / "control-plane", environment)
+        environment["HELIOGRAPH__CLIENT__ADDRESS"] = address
+        environment["HELIOGRAPH__CLIENT__TOKEN_FILE"] = str(root / "control-plane" / "admin.token")
         agent_ready: list[bool] = []
 
         def note_ready(_name: str, line: str) -> None:

@@ -22,6 +22,8 @@ from tests.support.stack import Stack, wait_until
 
 __all__ = ["s3_server"]
 
+pytestmark = pytest.mark.xdist_group("e2e-demo")
+
 FLOW = (REPOSITORY / "examples" / "covid" / "flow.py").read_text()
 
 

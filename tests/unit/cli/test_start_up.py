@@ -23,6 +23,9 @@ DENIED = {
 }  # fmt: skip
 MAX_CPU_SECONDS = 0.120
 
+AS_INSTALLED = "from heliograph.cli.main import main; main()"
+"""What the installed script does."""
+
 SHOW_IMPORTS = """
 import sys
 from heliograph.cli.main import cli
@@ -65,15 +68,16 @@ def cpu_seconds(home: Path, *arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.alone
 def test_help_costs_at_most_120_ms_of_cpu(tmp_path: Path) -> None:
     # The best of several, in turns: what other processes do to caches and clock speed only adds.
     samples = [
-        (cpu_seconds(tmp_path, "-m", "heliograph.cli", "--help"), cpu_seconds(tmp_path, "-c", "import click"))
+        (cpu_seconds(tmp_path, "-c", AS_INSTALLED, "--help"), cpu_seconds(tmp_path, "-c", "import click"))
         for _ in range(7)
     ]
     ours, click_alone = (min(column) for column in zip(*samples, strict=True))
     # Where even `import click` takes most of the budget, the machine is slow or busy: then our share over it counts.
-    assert ours <= max(MAX_CPU_SECONDS, 1.3 * click_alone), f"{ours:.3f} s, of which click {click_alone:.3f} s"
+    assert ours <= max(MAX_CPU_SECONDS, 1.35 * click_alone), f"{ours:.3f} s, of which click {click_alone:.3f} s"
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
