@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from heliograph_control_plane.domain.matching import match
 from heliograph_control_plane.store.interface import Store
-from heliograph_control_plane.store.records import Agent, Changes, Requirement, Scope
+from heliograph_control_plane.store.records import Agent, Changes, Requirement, Scope, Upcoming
 
 SLOW_POLL_SECONDS = 5.0
 """How often waiters look without a hint."""
 
-# A hint that some run is due goes to one waiter after another; so many in a row may come back empty-handed.
-_MAX_EMPTY_HANDED = 3
+REFRESH_SECONDS = 0.02
+"""How soon after a poll was woken the store is asked whether more runs are due; one question for all of them."""
+
+# Polls that may come back empty-handed in a row (from an agent that is full, say) before the slow poll goes on.
+_MAX_MISSES = 3
+# Most polls that are woken at once for one requirement.
+_MAX_WOKEN = 64
 
 
 def fits(requirement: Requirement, agent: Agent, scope: Scope) -> bool:
@@ -77,11 +82,20 @@ class Listener:
 
 @dataclass(eq=False, slots=True)
 class LeaseWaiter:
-    """One parked poll of an agent."""
+    """One parked poll of an agent. `hint`: what it was woken for."""
 
     agent: Agent
     scope: Scope
     event: asyncio.Event = field(default_factory=asyncio.Event)
+    hint: Requirement | None = None
+
+
+@dataclass(slots=True)
+class _Course:
+    """How it goes with the runs of one requirement: polls to wake next, and polls that found nothing in a row."""
+
+    number: int = 1
+    misses: int = 0
 
 
 class Wakeups:
@@ -97,6 +111,8 @@ class Wakeups:
         self._waiters: deque[LeaseWaiter] = deque()
         self._due: dict[Requirement, int] = {}
         self._due_changed = asyncio.Event()
+        self._courses: dict[Requirement, _Course] = {}
+        self._refresh_at = 0.0
         self._observers: list[Callable[[Changes], None]] = []
         self.stopping = asyncio.Event()
         self._unsubscribe = store.subscribe(self._from_writer)
@@ -124,12 +140,17 @@ class Wakeups:
             if changes.runs:
                 for listener in self._everything:
                     listener.tell(changes.runs)
-            for upcoming in changes.ready:
-                known = self._due.get(upcoming.requirement)
-                if known is None or upcoming.ready_micros < known:
-                    self._due[upcoming.requirement] = upcoming.ready_micros
-        if any(changes.ready for changes in arrived):
-            self._hand_out()
+            self._note(changes.ready)
+            if changes.ready:
+                for upcoming in changes.ready:
+                    self._courses.pop(upcoming.requirement, None)
+                self._hand_out()
+
+    def _note(self, ready: Iterable[Upcoming]) -> None:
+        for upcoming in ready:
+            known = self._due.get(upcoming.requirement)
+            if known is None or upcoming.ready_micros < known:
+                self._due[upcoming.requirement] = upcoming.ready_micros
 
     def observe(self, observer: Callable[[Changes], None]) -> None:
         """Calls `observer` on the event loop with every change."""
@@ -179,50 +200,62 @@ class Wakeups:
         waiter.event.clear()
         return woken
 
-    def pass_on(self, waiter: LeaseWaiter, *, got_runs: bool) -> None:
-        """Tells how a woken poll ended: there may be more runs for others."""
-        if got_runs:
-            for other in self._waiters:
-                if other is not waiter and other.agent.name != waiter.agent.name and not other.event.is_set():
-                    other.event.set()
-                    return
+    def tell_outcome(self, waiter: LeaseWaiter, *, got_runs: bool) -> None:
+        """Tells how a look at the store ended. There may be more runs: the store is asked soon."""
+        hint, waiter.hint = waiter.hint, None
+        if hint is not None:
+            course = self._courses.setdefault(hint, _Course())
+            course.misses = 0 if got_runs else course.misses + 1
+            if course.misses <= _MAX_MISSES:
+                self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
+        self._refresh_at = min(self._refresh_at, self._loop.time() + REFRESH_SECONDS)
+        self._due_changed.set()
 
     def _hand_out(self) -> None:
-        """Wakes a waiter for every requirement that has a run due, and sets the timer for the rest."""
+        """Wakes polls for every requirement that has a run due; the others wait for their time."""
         now = self._store.now()
-        for requirement, ready_micros in list(self._due.items()):
-            if ready_micros > now:
-                continue
+        for requirement in [found for found, ready_micros in self._due.items() if ready_micros <= now]:
             del self._due[requirement]
-            woken = 0
-            for waiter in self._waiters:
-                if fits(requirement, waiter.agent, waiter.scope):
-                    waiter.event.set()
-                    woken += 1
-                    if woken >= _MAX_EMPTY_HANDED:
-                        break
-            # The next requirement goes to others first.
-            self._waiters.rotate(-1)
+            course = self._courses.setdefault(requirement, _Course())
+            self._wake(requirement, course.number)
+            # As long as runs are left each time, twice as many polls are woken the next time.
+            course.number = min(2 * course.number, _MAX_WOKEN)
         self._due_changed.set()
+
+    def _wake(self, requirement: Requirement, number: int) -> None:
+        """Wakes so many of the polls that fit, those first that have waited longest since they were last woken."""
+        woken: list[LeaseWaiter] = []
+        for waiter in self._waiters:
+            if len(woken) == number:
+                break
+            if not waiter.event.is_set() and fits(requirement, waiter.agent, waiter.scope):
+                waiter.hint = requirement
+                waiter.event.set()
+                woken.append(waiter)
+        for waiter in woken:
+            self._waiters.remove(waiter)
+            self._waiters.append(waiter)
 
     async def keep_time(self) -> None:
         """Wakes polls when the time of a run comes, and looks into the store now and then. Runs until cancelled."""
-        refresh = 0.0
         while True:
-            now = self._store.now()
-            if self._loop.time() >= refresh:
-                # Not before the polls that are parked had their own look at the store.
-                self._due |= {found.requirement: found.ready_micros for found in await self._store.upcoming()}
-                refresh = self._loop.time() + SLOW_POLL_SECONDS
-                self._hand_out()
             self._due_changed.clear()
-            soonest = min(self._due.values(), default=None)
-            pause = refresh - self._loop.time()
-            if soonest is not None:
-                pause = min(pause, (soonest - now) / 1e6)
+            if self._loop.time() >= self._refresh_at:
+                self._refresh_at = self._loop.time() + SLOW_POLL_SECONDS
+                # A poll looks for itself before it is parked: without parked polls there is nobody to wake.
+                if self._waiters:
+                    upcoming = await self._store.upcoming()
+                    known = {found.requirement for found in upcoming}
+                    self._courses = {key: course for key, course in self._courses.items() if key in known}
+                    self._note(upcoming)
+            self._hand_out_if_due()
+            pause = self._refresh_at - self._loop.time()
+            if self._due:
+                pause = min(pause, (min(self._due.values()) - self._store.now()) / 1e6)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._due_changed.wait(), max(pause, 0.001))
-            self._hand_out_if_due()
 
     def _hand_out_if_due(self) -> None:
         now = self._store.now()

@@ -73,7 +73,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         with self._wakeups.parked(agent, scope) as waiter:
             while True:
                 leases = await self._store.lease_flow_runs(agent.name, request.request_id, request.max_runs, scope)
-                self._wakeups.pass_on(waiter, got_runs=bool(leases))
+                self._wakeups.tell_outcome(waiter, got_runs=bool(leases))
                 if leases or not await self._wakeups.wait_for_run(waiter, until - time.monotonic()):
                     return leases
                 self._backend.metrics.wakeups += 1

@@ -221,7 +221,7 @@ class FlowRunLease(_message.Message):
 
     @_builtins.property
     def flow_version(self) -> _flow_service_pb2.FlowVersion:
-        """Its flow version."""
+        """Its flow version. Tasks, edges and reference tasks of its graph are left out: an agent needs none of them."""
 
     @_builtins.property
     def accept_within(self) -> _duration_pb2.Duration:
