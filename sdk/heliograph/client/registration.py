@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from heliograph.exceptions import InvalidArgumentError, NotFoundError
+from heliograph.utilities.names import project_name as name_of_project
 
 if TYPE_CHECKING:
     from heliograph.api.v1 import flow_service_pb2
@@ -33,7 +34,7 @@ class Registration:
         created: False when this content was registered before: `flow_id` names that version.
         request: What crossed the line, whole.
         files: Number of files in the bundle.
-        size_bytes: Size of its files; 0 when the bundle was not made again.
+        size_bytes: Size of its files.
         warnings: What should be looked at in the bundle.
     """
 
@@ -53,7 +54,7 @@ class Registration:
         """Returns what to tell the author: what was made, where the code is, who can run it, what crossed."""
         request, graph, launch = self.request, self.request.graph, self.request.launch
         project = request.parent.partition("/")[2]
-        made = f"{_count(self.files, 'file')}, {self.size_bytes:,} bytes, " if self.files else "unchanged, "
+        made = f"{_count(self.files, 'file')}, {self.size_bytes:,} bytes, "
         short = f"{request.bundle.digest[:19]}…"
         needs = [f"on host {request.bundle.host}"] if request.bundle.host else []
         needs += [f"of type {launch.launcher}"] if launch.launcher else []
@@ -80,12 +81,10 @@ class Registration:
 
 def register_flow(
     flow: Flow,
-    project_name: str | None,
+    project_name: str,
     *,
-    build: bool = True,
     labels: Sequence[str] | None = None,
     set_schedule_active: bool = True,
-    idempotency_key: str | None = None,  # noqa: ARG001 - Prefect 1's argument; content decides here
     project_root: str | os.PathLike[str] | None = None,
     pickle: bool | None = None,
     client: Client | None = None,
@@ -96,10 +95,8 @@ def register_flow(
     Args:
         flow: The flow.
         project_name: A project that exists.
-        build: See `register`.
         labels: See `register`.
         set_schedule_active: See `register`.
-        idempotency_key: Accepted and not needed: the same content is the same version.
         project_root: See `register`.
         pickle: See `register`.
         client: See `register`.
@@ -108,14 +105,9 @@ def register_flow(
     Returns:
         Resource name of the flow version: the `flow_id` of `Client.create_flow_run`.
     """
-    if not project_name:
-        raise InvalidArgumentError(
-            "a flow is registered in a project", hint='name it: flow.register(project_name="covid")'
-        )
     done = register(
         flow,
         project_name,
-        build=build,
         labels=labels or (),
         set_schedule_active=set_schedule_active,
         project_root=project_root,
@@ -131,7 +123,6 @@ def register(
     flow: Flow,
     project_name: str,
     *,
-    build: bool = True,
     labels: Sequence[str] = (),
     set_schedule_active: bool = True,
     project_root: str | os.PathLike[str] | None = None,
@@ -143,7 +134,6 @@ def register(
     Args:
         flow: The flow. Without a storage of its own, its bundle goes to the folder of `Local()` on this host.
         project_name: A project that exists.
-        build: False to use the bundle of the flow's newest version again.
         labels: Labels that agents must offer, besides those of the flow's run config.
         set_schedule_active: False leaves a new schedule paused.
         project_root: Folder whose files the bundle holds. Default: what its storage says, else found.
@@ -171,12 +161,8 @@ def register(
         request = describe_flow(flow, project_name, storage, labels=labels)
         request.schedule_paused = not set_schedule_active
         _check(request)
-        bundle = None
-        if build:
-            root = project_root if project_root is not None else storage.project_root
-            bundle = _store(flow, storage, root, storage.pickle if pickle is None else pickle, request)
-        else:
-            request.bundle.CopyFrom(client.get_flow_version(f"{project_name}/{flow.name}").bundle)
+        root = project_root if project_root is not None else storage.project_root
+        bundle = _store(flow, storage, root, storage.pickle if pickle is None else pickle, request)
         answer = client.call(client.services.flows.RegisterFlowVersion, request)
     finally:
         if own is not None:
@@ -185,9 +171,9 @@ def register(
         flow_id=answer.flow_version.name,
         created=answer.created,
         request=request,
-        files=len(bundle.manifest.files) if bundle else 0,
-        size_bytes=bundle.manifest.size_bytes if bundle else 0,
-        warnings=tuple(bundle.report.warnings) if bundle else (),
+        files=len(bundle.manifest.files),
+        size_bytes=bundle.manifest.size_bytes,
+        warnings=tuple(bundle.report.warnings),
     )
 
 
@@ -252,10 +238,9 @@ def _store(
 def _require_project(client: Client, project_name: str) -> None:
     from heliograph.api.v1 import project_service_pb2 as pb
 
-    if not project_name or "/" in project_name:
-        raise InvalidArgumentError(f"not a name of a project: {project_name!r}")
+    name = name_of_project(project_name)
     try:
-        client.call(client.services.projects.GetProject, pb.GetProjectRequest(name=f"projects/{project_name}"))
+        client.call(client.services.projects.GetProject, pb.GetProjectRequest(name=name))
     except NotFoundError as error:
         raise NotFoundError(
             f"there is no project {project_name!r} at {client.address}, or your token may not see it",
