@@ -173,8 +173,8 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
         """The logger of this task; inside a mapped child its name carries the child's index."""
         from heliograph.logging import get_logger
 
-        running = context.get("task_full_name") if context.get("task_name") == self.name else None
-        return get_logger(running or self.name)
+        running = context.get("task_name") == self.name and context.get("map_index") is not None
+        return get_logger(f"{self.crossing_name}[{context.get('map_index')}]" if running else self.crossing_name)
 
     @property
     def run_signature(self) -> inspect.Signature:

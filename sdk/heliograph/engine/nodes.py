@@ -36,7 +36,7 @@ class Node:
     """
 
     __slots__ = (
-        "constants", "handlers", "index", "inputs", "mapped", "name", "not_kept", "plain", "policy", "result", "run",
+        "constants", "crossing_name", "handlers", "index", "inputs", "mapped", "name", "not_kept", "plain", "policy", "result", "run",
         "tags", "task",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Node:
         self.index = index
         self.task = task
         self.name: str = task.name
+        self.crossing_name: str = task.crossing_name
         self.run: Callable[..., Any] = task.run
         self.inputs: tuple[Input, ...] = graph.inputs[index]
         self.mapped = graph.mapped[index]
@@ -124,7 +125,7 @@ class TaskFrame:
             "task_run_count": max(1, record.run_count),
             "map_index": self.map_index,
             "checkpointing": node.result is not None,
-            "logger": get_logger(node.name),
+            "logger": get_logger(node.crossing_name),
         }
         if record.loop_count:
             content["task_loop_count"] = record.loop_count + 1

@@ -553,9 +553,10 @@ class RunLoop:
     # --- for others -------------------------------------------------------------------------------------------------
 
     def name_of(self, run: int) -> str:
-        """Returns the name of a task run for people: the task's, with the index of a child."""
+        """Returns the name of a task run for log lines, which may cross: the task's, with the index of a child."""
         node = self.nodes[self.node_of[run]]
-        return node.name if run == node.index else f"{node.name}[{run - self.first_child[node.index]}]"
+        name = node.crossing_name
+        return name if run == node.index else f"{name}[{run - self.first_child[node.index]}]"
 
     def told(self, number: int, map_index: int | None, stored: StoredResult) -> None:
         """Tells the sink where a result is."""

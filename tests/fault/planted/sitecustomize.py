@@ -1,0 +1,114 @@
+"""Bugs to plant into every process of a stack, one at a time: `HELIOGRAPH_PLANTED_BUG` names it.
+
+Python imports this file at start-up when its folder is on PYTHONPATH. Each bug is a mistake that could be made; the
+test that guards against it must fail when it is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def trim_before_ack(shipping: Any) -> None:
+    """The outbox forgets events when they were sent, not when they were acknowledged."""
+    send = shipping.StatePump._send
+
+    def careless(self: Any, exchange: Any, chunk: Any) -> None:
+        send(self, exchange, chunk)
+        if chunk.payloads:
+            self.acked = chunk.first_sequence + len(chunk.payloads) - 1
+            self._in_flight = None
+            self._reader.trim(self.acked)
+
+    shipping.StatePump._send = careless
+
+
+def adopt_nothing(launcher: Any) -> None:
+    """A restarted agent does not look for the runs that it had."""
+
+    async def forgetful(self: Any) -> list[Any]:
+        return []
+
+    launcher.LocalLauncher.list = forgetful
+
+
+def every_end_is_success(supervisor: Any) -> None:
+    """The supervisor takes every end of the flow process for a good one."""
+    supervisor._Supervisor._verdict = lambda self: (supervisor.StateCode.SUCCESS, None)
+
+
+def leave_the_outbox(performer: Any) -> None:
+    """The agent reports a dead supervisor without shipping what it left behind."""
+
+    async def nothing(self: Any, handle: Any) -> None:
+        """Ships nothing."""
+
+    performer.Performer._ship = nothing
+
+
+def outlive_the_supervisor(processes: Any) -> None:
+    """The kernel is not asked to end the flow with its supervisor, and the agent does not make sure of its end."""
+    processes.die_with_parent = lambda parent: None
+    processes.members = lambda *_: []
+    processes.signal_group = lambda *_: None
+
+
+def deaf_to_the_end(control: Any) -> None:
+    """The flow process does not notice that its supervisor is gone."""
+    messages = control.ControlSocket.messages
+
+    def endless(self: Any) -> Any:
+        yield from messages(self)
+        threading.Event().wait()
+
+    control.ControlSocket.messages = endless
+
+
+BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
+    "adopt_nothing": {"heliograph_agents.launchers.local.launcher": adopt_nothing},
+    "every_end_is_success": {"heliograph_agents.supervisor": every_end_is_success},
+    "leave_the_outbox": {"heliograph_agents.performer": leave_the_outbox},
+    "outlive_the_supervisor": {
+        "heliograph_agents.processes": outlive_the_supervisor,
+        "heliograph_agents.control": deaf_to_the_end,
+    },
+    "trim_before_ack": {"heliograph_agents.shipping": trim_before_ack},
+}
+
+
+class _Planter(importlib.abc.MetaPathFinder):
+    """Applies each part of a bug right after its module was imported."""
+
+    def __init__(self, parts: dict[str, Callable[[Any], None]]) -> None:
+        self._parts = dict(parts)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self._parts:
+            return None
+        plant = self._parts.pop(fullname)
+        spec = importlib.util.find_spec(fullname)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def and_plant(module: ModuleType) -> None:
+            execute(module)
+            plant(module)
+
+        spec.loader.exec_module = and_plant  # type: ignore[method-assign]
+        return spec
+
+
+if name := os.environ.get("HELIOGRAPH_PLANTED_BUG", ""):
+    sys.meta_path.insert(0, _Planter(BUGS[name]))
