@@ -123,10 +123,12 @@ def _end_runs(client: Client) -> None:
 
 def _tell(address: str, project: str) -> None:
     """Says what is there and what to do next."""
+    from heliograph.client.credentials import token_path
+
     flag = "" if address == "127.0.0.1:4480" else f" --address {address}"
     print(
         f"\nHeliograph is up: a control plane on {address} and the agent {AGENT!r}. Ctrl-C stops both.\n"
-        f"You are signed in on this machine: commands find the token by the address.\n"
+        f"You are signed in here: commands find the token by the address, in {token_path(address)}.\n"
         f"  heliograph{flag} register FILE --project {project}\n"
         f"  heliograph{flag} run {project}/FLOW --watch\n"
         f"  heliograph{flag} runs ls\n",
