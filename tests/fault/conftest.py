@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
 from tests.support.stack import Stack
 
 PLANTED = Path(__file__).parent / "planted"

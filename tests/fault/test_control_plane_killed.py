@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from heliograph.engine.codes import StateCode
 from tests.fault.conftest import StackFactory
 from tests.fault.flows import steps
 from tests.support.history import task_states, witness
 from tests.support.stack import Stack, wait_until
+
+from heliograph.engine.codes import StateCode
 
 
 def outage(stack: Stack, *, count: int, away_seconds: float) -> None:
@@ -67,5 +67,5 @@ def test_the_run_goes_on_while_the_control_plane_is_away_for_a_minute(make_stack
 @pytest.mark.timeout(120)
 def test_a_supervisor_that_trims_before_the_ack_is_found(make_stack: StackFactory) -> None:
     """The planted twin: events are trimmed when they were sent, not when they were acknowledged."""
-    with pytest.raises(AssertionError, match="is stored|the run is CRASHED|missing_events"):
+    with pytest.raises(AssertionError, match=r"is stored|the run is CRASHED|missing_events"):
         outage(make_stack(planted="trim_before_ack"), count=24, away_seconds=6)

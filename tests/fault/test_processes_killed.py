@@ -1,4 +1,4 @@
-"""Agent, flow process and supervisor are killed with -9: each time the right thing survives, and the right thing is told."""
+"""Agent, flow process and supervisor are killed with -9: the right thing survives, and the right thing is told."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import psutil
 import pytest
-
-from heliograph.engine.codes import FailureCode, StateCode
 from tests.fault.conftest import StackFactory
 from tests.fault.flows import steps
 from tests.support.history import task_states, witness
 from tests.support.stack import Stack, wait_until
+
+from heliograph.engine.codes import FailureCode, StateCode
 
 
 def start(stack: Stack, *, count: int, seconds: float) -> tuple[str, Path]:
@@ -137,7 +137,7 @@ def test_a_killed_supervisor_takes_the_flow_along_and_loses_no_state(make_stack:
 
 def test_an_agent_that_leaves_the_outbox_behind_is_found(make_stack: StackFactory) -> None:
     """The planted twin: the agent reports the crash without shipping what was left."""
-    with pytest.raises(AssertionError, match="has arrived|was told"):
+    with pytest.raises(AssertionError, match=r"has arrived|was told"):
         supervisor_killed(make_stack(planted="leave_the_outbox"))
 
 

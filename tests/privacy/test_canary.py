@@ -1,8 +1,8 @@
 """What reaches the control plane of a run full of canaries is exactly what the contract names.
 
-One canary per place where user data can be. The sinks are the bytes on the wire in both directions, the control plane's
-files (database, WAL, log store) and what it printed. The set of canaries found must *equal* the expected one: fewer means
-that the scan is blind, more means a leak.
+One canary per place where user data can be. The sinks are the bytes on the wire in both directions, the control
+plane's files (database, WAL, log store) and what it printed. The set of canaries found must *equal* the expected one:
+fewer means that the scan is blind, more means a leak.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from heliograph.engine.codes import StateCode
 from tests.privacy.flows import source
 from tests.support.canary import Canaries
 from tests.support.history import task_runs
 from tests.support.stack import PROJECT, Stack
 from tests.support.tap import Tap
+
+from heliograph.engine.codes import StateCode
 
 ALLOWED = {"parameter_value", "log_line"}
 """A parameter's value and an explicit log line cross by the user's own act."""

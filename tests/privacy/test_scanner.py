@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-
 from tests.support.canary import Canaries
 
 DISGUISES: dict[str, Callable[[str], bytes]] = {

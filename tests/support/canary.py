@@ -44,16 +44,15 @@ class Canaries:
         for sink in sinks:
             for data in _unpacked(sink):
                 for slot, shapes in forms.items():
-                    if slot not in hits and any(
-                        sum(gram in data for gram in grams) >= ENOUGH for grams in shapes
-                    ):
+                    if slot not in hits and any(sum(gram in data for gram in grams) >= ENOUGH for grams in shapes):
                         hits.add(slot)
         return hits
 
 
 def _ngrams(form: bytes) -> list[bytes]:
     """Disjoint n-grams at four offsets, so that a split in the middle still leaves whole ones on both sides."""
-    return sorted({form[at : at + NGRAM] for start in (0, 2, 4, 6) for at in range(start, len(form) - NGRAM + 1, NGRAM)})
+    last = len(form) - NGRAM + 1
+    return sorted({form[at : at + NGRAM] for start in (0, 2, 4, 6) for at in range(start, last, NGRAM)})
 
 
 def _forms(text: str) -> Iterator[bytes]:

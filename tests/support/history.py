@@ -92,7 +92,7 @@ class Witnessed:
 
 
 def witness(path: Path) -> list[Witnessed]:
-    """Reads the lines that a run's own code wrote; none when it has not begun. A line that is being written is left out."""
+    """Reads the lines that a run's own code wrote; none when it has not begun, and no half-written one."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]

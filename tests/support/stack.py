@@ -16,7 +16,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,8 +164,8 @@ class Stack:
         """Runs `heliograph ARGUMENTS` to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "heliograph.cli", *arguments],
-            env=self.environment, cwd=self.root, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds,
-            check=False,
+            env=self.environment, cwd=self.root, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=seconds, check=False,
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"heliograph {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -243,10 +243,8 @@ class Stack:
 @contextmanager
 def _gone() -> Iterator[None]:
     """Passes over processes that ended, or are not ours to look at."""
-    try:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
         yield
-    except (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
-        pass
 
 
 def signal_process(process: psutil.Process, number: signal.Signals) -> None:

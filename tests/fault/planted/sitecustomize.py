@@ -43,7 +43,7 @@ def adopt_nothing(launcher: Any) -> None:
 
 def every_end_is_success(supervisor: Any) -> None:
     """The supervisor takes every end of the flow process for a good one."""
-    supervisor._Supervisor._verdict = lambda self: (supervisor.StateCode.SUCCESS, None)
+    supervisor._Supervisor._verdict = lambda _: (supervisor.StateCode.SUCCESS, None)
 
 
 def leave_the_outbox(performer: Any) -> None:
@@ -57,7 +57,7 @@ def leave_the_outbox(performer: Any) -> None:
 
 def outlive_the_supervisor(processes: Any) -> None:
     """The kernel is not asked to end the flow with its supervisor, and the agent does not make sure of its end."""
-    processes.die_with_parent = lambda parent: None
+    processes.die_with_parent = lambda _: None
     processes.members = lambda *_: []
     processes.signal_group = lambda *_: None
 
