@@ -43,6 +43,9 @@ MAX_REQUEST_BYTES = 1024 * 1024 + 64 * 1024
 MAX_GRAPH_REQUEST_BYTES = 4 * 1024 * 1024
 """Limit of a registration, whose graph may have 10,000 tasks."""
 
+# Larger requests are parsed and checked on a thread, so that they hold up nobody.
+_LARGE_BYTES = 128 * 1024
+
 _PROCESS = secrets.token_hex(8)
 _numbers = itertools.count(1)
 
@@ -182,7 +185,7 @@ class _Around:
         code = "OK"
         try:
             self._judge_deadline(context)
-            request = self._parse(raw)
+            request = self._parse(raw) if len(raw) < _LARGE_BYTES else await asyncio.to_thread(self._parse, raw)
             with self._authenticator.lasting(call.credential) as live:
                 try:
                     return await self._handler.unary_unary(request, context)

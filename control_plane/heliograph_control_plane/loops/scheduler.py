@@ -82,7 +82,8 @@ class Scheduler:
         if known and same and now < known.again_micros:
             return []
         try:
-            occurrences, again = expand(schedule, now)
+            # On a thread: hundreds of schedules take longer than calls may be held up.
+            occurrences, again = await asyncio.to_thread(expand, schedule, now)
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001  # boundary: one bad row must not stop the others

@@ -6,7 +6,7 @@ from typing import Any
 
 from heliograph.api.v1 import schedule_service_pb2 as pb
 from heliograph.api.v1 import schedule_service_pb2_grpc
-from heliograph.exceptions import NotFoundError
+from heliograph.exceptions import InvalidArgumentError, NotFoundError
 from heliograph_control_plane.store.records import Schedule
 
 from . import convert, names
@@ -16,6 +16,9 @@ from .reach import reach
 
 DEFAULT_PREVIEW = 10
 MAX_PREVIEW = 100
+
+_MAX_KNOWN = 10_000
+_next_known: dict[tuple[int, int, int, bytes], int] = {}
 
 
 class ScheduleService(schedule_service_pb2_grpc.ScheduleServiceServicer):
@@ -61,8 +64,25 @@ class ScheduleService(schedule_service_pb2_grpc.ScheduleServiceServicer):
 
 def schedule_message(record: Schedule, now_micros: int) -> pb.Schedule:
     """A schedule with its next occurrence; one that is paused or cannot be expanded has none."""
-    times = [] if record.paused or record.quarantine else next_times(record, now_micros, 1)
-    return convert.schedule(record, times[0] if times else 0)
+    idle = record.paused or record.quarantine
+    return convert.schedule(record, 0 if idle else _next_time(record, now_micros))
+
+
+def _next_time(record: Schedule, now_micros: int) -> int:
+    """The next occurrence, 0 when there is none. Remembered until its time has come: lists show many of them."""
+    key = (record.schedule_id, record.version, record.active_since_micros, record.spec)
+    known = _next_known.get(key)
+    if known is None or (known and known <= now_micros):
+        try:
+            times = next_times(record, now_micros, 1)
+        except InvalidArgumentError:
+            # Its zone is gone from this machine, say: the scheduler sets it aside, and lists go on.
+            times = []
+        known = times[0] if times else 0
+        if len(_next_known) >= _MAX_KNOWN:
+            _next_known.clear()
+        _next_known[key] = known
+    return known
 
 
 def _flow(name: str) -> tuple[str, str]:

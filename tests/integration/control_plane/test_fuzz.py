@@ -15,7 +15,7 @@ from tests.support.scene import Api, RunningRun, Scene, flow_event, task_event
 from heliograph.api import contract
 from heliograph.api.v1 import admin_service_pb2 as admin_pb
 
-ROUNDS = 25
+ROUNDS = 12
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 TEXTS = [
     "", "-", ".", "..", "a", "projects/p", "projects/-", "projects/p/flows/f", "projects/p/flowRuns/x", "agents/a",

@@ -36,7 +36,12 @@ def test_module_is_clean(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "planted",
-    ["import pickle", "from cloudpickle import loads", "def f():\n    return eval('1')", "import importlib\nimportlib.import_module(x)"],
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "def f():\n    return eval('1')",
+        "import importlib\nimportlib.import_module(x)",
+    ],
 )
 def test_planted_offence_is_found(planted: str) -> None:
     assert offences(planted)
