@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.contract.store.helpers import TOKEN, Bench, new_run
 
 from heliograph.engine.codes import StateCode
 from heliograph_control_plane.store.records import EventBatch, TaskEvent
-from tests.contract.store.helpers import TOKEN, Bench, new_run
 
 pytestmark = pytest.mark.bench
 
@@ -75,4 +75,6 @@ def test_creating_and_claiming(bench: Bench, capsys: pytest.CaptureFixture[str])
     bench.close()
     assert claimed == count
     with capsys.disabled():
-        print(f"\nruns created: {created / count * 1e6:.0f} µs CPU; leased by ten and accepted: {taken / count * 1e6:.0f} µs")
+        print(
+            f"\nruns created: {created / count * 1e6:.0f} µs CPU; leased by ten and accepted: {taken / count * 1e6:.0f} µs"
+        )

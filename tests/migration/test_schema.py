@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from tests.support.postgres import PostgresCluster
 
 from heliograph_control_plane.store import migrate_store, open_store, schema
 from heliograph_control_plane.store.errors import SchemaMismatchError
-from tests.support.postgres import PostgresCluster
 
 _PG_SCHEMA = (
     "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '"

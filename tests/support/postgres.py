@@ -123,11 +123,21 @@ class PostgresCluster:
         command = [str(self._binaries / program), *arguments]
         if os.getuid() == 0:
             command = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", *command]
-        done = subprocess.run(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/", check=False, timeout=60
-        ) if program != "pg_ctl" else subprocess.run(
-            # The server inherits its starter's streams: a pipe would never end.
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, cwd="/", check=False, timeout=60
+        done = (
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/", check=False, timeout=60
+            )
+            if program != "pg_ctl"
+            else subprocess.run(
+                # The server inherits its starter's streams: a pipe would never end.
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd="/",
+                check=False,
+                timeout=60,
+            )
         )
         if check and done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr or (self.folder / 'log').read_text()}")

@@ -383,9 +383,7 @@ class SqlStore:
         return self._write(mark)
 
 
-def open_store(
-    url: str, *, make_schema: bool | None = None, clock: Callable[[], int] | None = None
-) -> SqlStore:
+def open_store(url: str, *, make_schema: bool | None = None, clock: Callable[[], int] | None = None) -> SqlStore:
     """Opens a store.
 
     Args:

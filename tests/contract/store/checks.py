@@ -15,11 +15,12 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.contract.store.helpers import TOKEN, Bench, flow, new_run, task
+
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import LeaseLostError
 from heliograph_control_plane.store import SqlStore
 from heliograph_control_plane.store.records import EventBatch
-from tests.contract.store.helpers import TOKEN, Bench, flow, new_run, task
 
 _REPOSITORY = Path(__file__).parents[3]
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.contract.store.helpers import Bench, Clock
 from tests.support.postgres import PostgresCluster, postgres
 

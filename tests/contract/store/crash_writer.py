@@ -6,11 +6,12 @@ import json
 import sys
 import threading
 
+from tests.contract.store.helpers import Bench, task
+from tests.contract.store.variants import AckBeforeCommitStore, opener
+
 from heliograph.engine.codes import StateCode
 from heliograph_control_plane.store import open_store
 from heliograph_control_plane.store.records import EventBatch
-from tests.contract.store.helpers import Bench, task
-from tests.contract.store.variants import AckBeforeCommitStore, opener
 
 
 def main(url: str, variant: str) -> None:

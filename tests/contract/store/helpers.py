@@ -123,7 +123,12 @@ class Bench:
 
     def send(self, run: FlowRun, first: int, *events: TaskEvent | FlowEvent, **changes: object) -> EventAck:
         """Sends a batch under the run's epoch."""
-        values: dict[str, object] = {"run_id": run.run_id, "epoch": run.epoch, "first_sequence": first, "events": events}
+        values: dict[str, object] = {
+            "run_id": run.run_id,
+            "epoch": run.epoch,
+            "first_sequence": first,
+            "events": events,
+        }
         return self.store.apply_event_batch(EventBatch(**(values | changes))).result()  # type: ignore[arg-type]
 
     def get(self, run: FlowRun | str) -> FlowRun:

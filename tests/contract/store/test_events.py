@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.store.helpers import Bench, flow, task
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import InvalidArgumentError, LeaseLostError, NotFoundError, SequenceGapError
 from heliograph_control_plane.store.records import EventBatch, RunCommandKind, TaskEvent
-from tests.contract.store.helpers import Bench, flow, task
 
 S = StateCode
 

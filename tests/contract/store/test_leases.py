@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task, version
 
 from heliograph.api.v1 import states_pb2
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import IllegalTransitionError, LeaseLostError, NotFoundError
 from heliograph_control_plane.store.records import HeldRun, RunCommandKind
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task, version
 
 S = StateCode
 
@@ -319,7 +319,9 @@ def test_an_unreadable_row_is_set_aside_and_harms_no_other(bench: Bench) -> None
     from heliograph_control_plane.store.schema import flow_runs
 
     store._write(
-        lambda tx: tx.connection.execute(update(flow_runs).where(flow_runs.c.uuid == bad.run_id).values(counts="{")).rowcount
+        lambda tx: (
+            tx.connection.execute(update(flow_runs).where(flow_runs.c.uuid == bad.run_id).values(counts="{")).rowcount
+        )
     ).result()
     assert [one.flow_run.run_id for one in bench.lease(count=5)] == [good.run_id]
     assert [(one.kind, one.key) for one in store.list_quarantined().result()] == [("flow_run", bad.run_id)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.contract.store.helpers import Bench
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_control_plane.store.logs import LogStore
 from heliograph_control_plane.store.records import Changes, LogLine
-from tests.contract.store.helpers import Bench
 
 
 def line(sequence: int, level: int = 20, message: str = "") -> LogLine:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from heliograph_control_plane.store import SqlStore, events, open_store
 from tests.contract.store import checks, variants
 from tests.contract.store.helpers import Bench, Clock
+
+from heliograph_control_plane.store import SqlStore, events, open_store
 
 
 def variant_bench(url: str, kind: type[SqlStore]) -> Bench:

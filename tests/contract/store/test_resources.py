@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.store.helpers import SECOND, Bench, flow, version
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import AlreadyExistsError, IllegalTransitionError, NotFoundError
 from heliograph_control_plane.store.records import Occurrence, Schedule
-from tests.contract.store.helpers import SECOND, Bench, flow, version
 
 
 def test_a_project_is_created_once(bench: Bench) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import text
+from tests.contract.store.helpers import Bench, flow, task
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import LeaseLostError, SequenceGapError
 from heliograph_control_plane.store.records import FlowRun, HeldRun
 from heliograph_control_plane.store.writer import Transaction
-from tests.contract.store.helpers import Bench, flow, task
 
 S = StateCode
 

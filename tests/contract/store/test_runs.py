@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, version
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import (
@@ -14,7 +15,6 @@ from heliograph.exceptions import (
     RequestIdReusedError,
 )
 from heliograph_control_plane.store.records import Changes, FlowRunQuery, RequestKey
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, version
 
 S = StateCode
 
@@ -162,9 +162,7 @@ async def test_coroutines_wait_for_the_same_answers(bench: Bench) -> None:
     assert (await bench.store.get_flow_run(run.run_id)).run_id == run.run_id
     with pytest.raises(NotFoundError):
         await bench.store.get_flow_run("nothing")
-    answers = await asyncio.gather(
-        *(_cancel(bench, bench.create().run_id) for _ in range(20))
-    )
+    answers = await asyncio.gather(*(_cancel(bench, bench.create().run_id) for _ in range(20)))
     assert set(answers) == {S.CANCELLED}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import NotFoundError, RequestIdReusedError
 from heliograph_control_plane.store.records import NewToken, RequestKey, Token
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow
 
 
 def new(secret: bytes = b"h1", *, expire: int = 0) -> NewToken:

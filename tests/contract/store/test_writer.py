@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from tests.contract.store.helpers import Bench, new_run
+from tests.support.postgres import PostgresCluster, shared_cluster
 
 from heliograph.exceptions import InternalError, UnavailableError
 from heliograph_control_plane.store import open_store
 from heliograph_control_plane.store import writer as writer_module
 from heliograph_control_plane.store.errors import StoreInUseError
 from heliograph_control_plane.store.writer import Transaction
-from tests.contract.store.helpers import Bench, new_run
-from tests.support.postgres import PostgresCluster, shared_cluster
 
 _OPEN = "import sys; from heliograph_control_plane.store import open_store; open_store(sys.argv[1]).close()"
 
