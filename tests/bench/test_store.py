@@ -75,6 +75,5 @@ def test_creating_and_claiming(bench: Bench, capsys: pytest.CaptureFixture[str])
     bench.close()
     assert claimed == count
     with capsys.disabled():
-        print(
-            f"\nruns created: {created / count * 1e6:.0f} µs CPU; leased by ten and accepted: {taken / count * 1e6:.0f} µs"
-        )
+        each = [f"{seconds / count * 1e6:.0f} µs CPU" for seconds in (created, taken)]
+        print(f"\nruns created: {each[0]}; leased by ten and accepted: {each[1]}")

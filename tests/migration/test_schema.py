@@ -12,16 +12,21 @@ from tests.support.postgres import PostgresCluster
 from heliograph_control_plane.store import migrate_store, open_store, schema
 from heliograph_control_plane.store.errors import SchemaMismatchError
 
-_PG_SCHEMA = (
-    "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '"
-    " || coalesce(column_default, '') || ' ' || coalesce(collation_name, '')"
-    " FROM information_schema.columns WHERE table_schema = 'public'",
-    "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
-    "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint"
-    " WHERE connamespace = 'public'::regnamespace",
-    "SELECT relname || ' ' || coalesce(array_to_string(reloptions, ','), '') FROM pg_class"
-    " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
-)
+_PG_COLUMNS = """
+SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
+    || coalesce(column_default, '') || ' ' || coalesce(collation_name, '')
+FROM information_schema.columns WHERE table_schema = 'public'
+"""
+_PG_INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+_PG_CONSTRAINTS = """
+SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace
+"""
+_PG_TABLES = """
+SELECT relname || ' ' || coalesce(array_to_string(reloptions, ','), '') FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+"""
+_PG_SCHEMA = (_PG_COLUMNS, _PG_INDEXES, _PG_CONSTRAINTS, _PG_TABLES)
 
 
 def sqlite_schema(path: Path) -> set[str]:

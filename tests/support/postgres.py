@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -168,6 +167,6 @@ def shared_cluster() -> PostgresCluster:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresCluster]:
+def postgres() -> PostgresCluster:
     """The private cluster."""
-    yield shared_cluster()
+    return shared_cluster()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, insert, or_, select, tuple_, union_all
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select, tuple_, union_all
 
 from heliograph.api.v1 import states_pb2
 from heliograph.engine.codes import FailureCode, StateCode
@@ -54,6 +54,9 @@ _RUN: Final[Select[Any]] = (
     .join(schema.requirements, _r.id == _t.requirement_id)
 )  # fmt: skip
 
+_RUN_BY_UUID: Final = _RUN.where(_t.uuid == bindparam("uuid"))
+_RUNS_BY_KEY: Final = _RUN.where(_t.id.in_(bindparam("ids", expanding=True))).order_by(_t.scheduled_micros, _t.id)
+
 
 def make_run(row: Row[Any], now: int) -> FlowRun:
     """Makes a record from a row of the run query, as it is at `now`."""
@@ -79,25 +82,35 @@ def failure_of(reason: FailureCode) -> bytes:
 
 # --- creating -------------------------------------------------------------------------------------------------------
 
+# Built once: building a statement costs more than running it.
+_VERSIONS: Final[Select[Any]] = (
+    select(
+        _f.project_id, _f.id.label("flow_id"), _v.id, _v.version, _v.requirement_id, _r.labels, _r.launcher, _r.host
+    )
+    .join_from(schema.flow_versions, schema.flows, _f.id == _v.flow_id)
+    .join(schema.projects, _p.id == _f.project_id)
+    .join(schema.requirements, _r.id == _v.requirement_id)
+    .where(_p.name == bindparam("project"), _f.name == bindparam("flow"))
+)  # fmt: skip
+_NEWEST_VERSION: Final = _VERSIONS.where(_v.version == _f.latest_version)
+_VERSION_OF_RUN: Final = _VERSIONS.where(_v.version == bindparam("version"))
+_KEY_OF_RUN: Final = select(_t.id).where(_t.uuid == bindparam("uuid"))
+_INSERT_RUN: Final = insert(schema.flow_runs).returning(_t.id)
+
 
 def create_flow_run(tx: Transaction, new: NewFlowRun, request: RequestKey | None) -> FlowRun:
     """Creates a run, or returns the one that the same request made."""
     if request is not None and (made := find_effect(tx, request)) is not None:
         return read_run(tx.connection, made, tx.now)
-    wanted = _f.latest_version if new.version == 0 else new.version
     version = tx.connection.execute(
-        select(_f.project_id, _f.id.label("flow_id"), _v.id, _v.version, _v.requirement_id, _r.labels,
-               _r.launcher, _r.host)
-        .join_from(schema.flow_versions, schema.flows, _f.id == _v.flow_id)
-        .join(schema.projects, _p.id == _f.project_id)
-        .join(schema.requirements, _r.id == _v.requirement_id)
-        .where(_p.name == new.project, _f.name == new.flow, _v.version == wanted)
-    ).first()  # fmt: skip
+        _VERSION_OF_RUN if new.version else _NEWEST_VERSION,
+        {"project": new.project, "flow": new.flow, "version": new.version},
+    ).first()
     if version is None:
         raise NotFoundError(
             f"there is no flow {new.project}/{new.flow}" + (f" version {new.version}" if new.version else "")
         )
-    if tx.connection.scalar(select(_t.id).where(_t.uuid == new.run_id)) is not None:
+    if tx.connection.scalar(_KEY_OF_RUN, {"uuid": new.run_id}) is not None:
         raise AlreadyExistsError(f"flow run {new.run_id} exists")
     requirement, labels = version.requirement_id, tuple(json.loads(version.labels))
     if new.labels is not None and tuple(sorted(set(new.labels))) != labels:
@@ -105,15 +118,14 @@ def create_flow_run(tx: Transaction, new: NewFlowRun, request: RequestKey | None
         requirement = requirement_id(tx, version.project_id, version.launcher, version.host, labels)
     scheduled = new.scheduled_micros or tx.now
     key = tx.connection.scalar(
-        insert(schema.flow_runs)
-        .values(
-            uuid=new.run_id, project_id=version.project_id, flow_id=version.flow_id, version_id=version.id,
-            requirement_id=requirement, run_name=new.run_name, parameters_json=new.parameters_json,
-            created_by=new.created_by, create_micros=tx.now, scheduled_micros=scheduled,
-            state=int(StateCode.SCHEDULED), state_micros=tx.now, state_ordinal=1, ready_micros=scheduled,
-            deadline_micros=rules.deadline(StateCode.SCHEDULED, Phase.NONE, scheduled),
-        )
-        .returning(_t.id)
+        _INSERT_RUN,
+        {
+            "uuid": new.run_id, "project_id": version.project_id, "flow_id": version.flow_id, "version_id": version.id,
+            "requirement_id": requirement, "run_name": new.run_name, "parameters_json": new.parameters_json,
+            "created_by": new.created_by, "create_micros": tx.now, "scheduled_micros": scheduled,
+            "state": int(StateCode.SCHEDULED), "state_micros": tx.now, "state_ordinal": 1, "ready_micros": scheduled,
+            "deadline_micros": rules.deadline(StateCode.SCHEDULED, Phase.NONE, scheduled),
+        },
     )  # fmt: skip
     add_states(tx, [(key, 1, int(StateCode.SCHEDULED), tx.now, tx.now, new.created_by, 0, None)])
     if request is not None:
@@ -161,7 +173,7 @@ def confirm_flow_run_dead(tx: Transaction, run_id: str, by: str) -> FlowRun:
 
 def read_run(connection: Connection, run_id: str, now: int) -> FlowRun:
     """Returns one run."""
-    row = connection.execute(_RUN.where(_t.uuid == run_id)).first()
+    row = connection.execute(_RUN_BY_UUID, {"uuid": run_id}).first()
     if row is None:
         raise NotFoundError(f"there is no flow run {run_id}")
     return make_run(row, now)
@@ -175,7 +187,7 @@ def read_runs(connection: Connection, run_ids: Sequence[str], now: int) -> tuple
 
 def read_rows(connection: Connection, keys: Sequence[int]) -> Sequence[Row[Any]]:
     """Returns rows of the run query by key, the earliest scheduled first."""
-    return connection.execute(_RUN.where(_t.id.in_(keys)).order_by(_t.scheduled_micros, _t.id)).all()
+    return connection.execute(_RUNS_BY_KEY, {"ids": list(keys)}).all()
 
 
 def list_flow_runs(connection: Connection, query: FlowRunQuery, now: int) -> Page[FlowRun]:

@@ -139,9 +139,8 @@ def test_failures_are_kept_with_run_and_task(bench: Bench) -> None:
 
 def test_children_of_a_map_are_runs_of_their_own(bench: Bench) -> None:
     run = bench.running()
-    bench.send(
-        run, 2, TaskEvent(3, -1, int(S.MAPPED), 5, 1, child_count=3), *(task(3, S.SUCCESS, 6, child=i) for i in range(3))
-    )  # fmt: skip
+    parent = TaskEvent(3, -1, int(S.MAPPED), 5, 1, child_count=3)
+    bench.send(run, 2, parent, *(task(3, S.SUCCESS, 6, child=n) for n in range(3)))
     found = bench.store.list_task_runs(run.run_id, (), 10, "").result().items
     assert [(one.task, one.map_index) for one in found] == [(3, None), (3, 0), (3, 1), (3, 2)]
     assert found[0].child_count == 3

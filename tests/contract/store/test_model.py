@@ -78,9 +78,11 @@ class StoreModel(RuleBasedStateMachine):
         try:
             value: object = call.result(10)  # type: ignore[attr-defined]
         except HeliographError as error:
-            assert type(error) is expected, error
-            return None
-        assert expected is None
+            refusal: type[HeliographError] | None = type(error)
+            value = None
+        else:
+            refusal = None
+        assert refusal is expected
         return value
 
     @initialize()
