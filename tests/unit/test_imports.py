@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import heliograph
 
@@ -78,3 +79,34 @@ def test_an_unknown_name_is_an_attribute_error():
         assert "Workflow" in str(error)  # noqa: PT017
     else:
         raise AssertionError
+
+
+def test_every_module_and_public_name_can_be_the_first_to_be_imported():
+    # One process, forked per import: each starts with nothing of the product loaded.
+    program = f"""
+import os, sys, traceback
+import click, grpc, google.protobuf
+root = {str(Path(heliograph.__file__).parent)!r}
+modules = []
+for folder, _, files in os.walk(root):
+    package = ".".join(["heliograph", *os.path.relpath(folder, root).split(os.sep)]).removesuffix("..")
+    if ".api" in package or ".cli" in package:
+        continue
+    modules += [f"{{package}}.{{f[:-3]}}".removesuffix(".__init__") for f in files if f.endswith(".py")]
+statements = [f"import {{m}}" for m in modules] + [f"from heliograph import {{n}}" for n in {EXPORTS!r}]
+assert len(statements) > 80
+for statement in statements:
+    child = os.fork()
+    if not child:
+        try:
+            exec(statement)
+        except BaseException:
+            print(statement)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"failed: {{statement}}")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ from heliograph.core.running import RunMethods
 from heliograph.core.task import Task
 from heliograph.exceptions import CycleError, DuplicateSlugError, FlowError
 from heliograph.utilities.edges import EdgeAnnotation
-from heliograph.utilities.tasks import as_task, is_constant
+from heliograph.core.coercion import as_task, is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

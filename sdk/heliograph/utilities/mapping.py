@@ -11,7 +11,7 @@ from heliograph.core.task import Task
 from heliograph.exceptions import FlowError
 from heliograph.tasks.core.constants import Constant
 from heliograph.utilities.edges import EdgeAnnotation
-from heliograph.utilities.tasks import as_task
+from heliograph.core.coercion import as_task
 
 
 def apply_map(func: Callable[..., Any], *args: Any, flow: Flow | None = None, **kwargs: Any) -> Any:
