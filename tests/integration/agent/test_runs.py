@@ -56,7 +56,7 @@ def test_a_run_succeeds_and_its_lines_and_states_arrive(world: World) -> None:
     lines = [entry.message for entry in world.client.list_logs(run)]
     assert "adding to 41" in lines
     directory = world.run_directory(run)
-    eventually(lambda: (directory / "forgotten").exists(), "the end is reported")
+    eventually((directory / "forgotten").exists, "the end is reported")
     assert not (directory / "token").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_killed_agent_leaves_its_run_and_the_next_one_adopts_it(world: World) 
     (world.folder / "open").touch()
     world.wait_for(run, StateCode.SUCCESS)
     assert world.pids(run) == before
-    eventually(lambda: (world.run_directory(run) / "forgotten").exists(), "the new agent reported the end")
+    eventually((world.run_directory(run) / "forgotten").exists, "the new agent reported the end")
     assert world.client.get_flow_run(run).attempt == 1
 
 
@@ -211,7 +211,7 @@ STUBBORN = """
     import os, pathlib, signal, subprocess, sys, time
     from heliograph import Flow, task
 
-    SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
     def note(pid):
         with open("children", "a") as file:
