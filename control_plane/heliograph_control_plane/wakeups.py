@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from heliograph_control_plane.domain.matching import match
 from heliograph_control_plane.store.interface import Store
 from heliograph_control_plane.store.records import Agent, Changes, Requirement, Scope, Upcoming
+from heliograph_control_plane.waiting import wait_until
 
 SLOW_POLL_SECONDS = 5.0
 """How often waiters look without a hint."""
@@ -76,8 +77,7 @@ class Listener:
 
     async def wait(self, seconds: float = SLOW_POLL_SECONDS) -> None:
         """Waits for a change, but not longer than `seconds`."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.event.wait(), seconds)
+        await wait_until(self.event, seconds)
 
 
 @dataclass(eq=False, slots=True)
@@ -194,8 +194,7 @@ class Wakeups:
         """Waits until a run may be there for `waiter`; False when the time is over or the server stops."""
         if self.stopping.is_set():
             return False
-        with suppress(TimeoutError):
-            await asyncio.wait_for(waiter.event.wait(), max(seconds, 0))
+        await wait_until(waiter.event, max(seconds, 0))
         woken = waiter.event.is_set() and not self.stopping.is_set()
         waiter.event.clear()
         return woken
@@ -254,8 +253,7 @@ class Wakeups:
             pause = self._refresh_at - self._loop.time()
             if self._due:
                 pause = min(pause, (min(self._due.values()) - self._store.now()) / 1e6)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._due_changed.wait(), max(pause, 0.001))
+            await wait_until(self._due_changed, max(pause, 0.001))
 
     def _hand_out_if_due(self) -> None:
         now = self._store.now()

@@ -15,6 +15,7 @@ import structlog
 
 from heliograph_control_plane.errors import describe_fault
 from heliograph_control_plane.store.interface import Store
+from heliograph_control_plane.waiting import wait_until
 
 LEADERSHIP = "loops"
 TTL_MICROS = 15 * 1_000_000
@@ -87,8 +88,7 @@ async def keep_going(loop: Loop) -> None:
             failures += 1
             pause = min(2.0**failures, MAX_PAUSE_SECONDS)
             _log.error("loop failed", loop=loop.name, failures=failures, **describe_fault(error))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(loop.wake.wait(), pause)
+        await wait_until(loop.wake, pause)
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

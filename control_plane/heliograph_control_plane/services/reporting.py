@@ -28,6 +28,7 @@ from heliograph_control_plane.store.records import (
     RunCommandKind,
     TaskEvent,
 )
+from heliograph_control_plane.waiting import wait_until
 from heliograph_control_plane.wakeups import SLOW_POLL_SECONDS
 
 from . import convert, names
@@ -147,8 +148,7 @@ class _Stream:
                     listener.runs.clear()
                     if self._backend.wakeups.stopping.is_set():
                         return
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._event.wait(), SLOW_POLL_SECONDS)
+                    await wait_until(self._event, SLOW_POLL_SECONDS)
                     if not self._event.is_set():
                         listener.runs.add(writer.run_id)
             finally:

@@ -13,6 +13,7 @@ from heliograph_control_plane.loops.reaper import PAUSE_SECONDS, Reaper
 from heliograph_control_plane.loops.runner import LEADERSHIP, LoopRunner, keep_going
 from heliograph_control_plane.store import open_store
 from heliograph_control_plane.store.sql_store import SqlStore
+from heliograph_control_plane.waiting import wait_until
 
 
 class Counting:
@@ -106,3 +107,20 @@ async def test_nothing_is_reaped_before_the_grace_is_over(store: SqlStore, monke
         patch.setattr(store, "reap", lambda: pytest.fail("reaped too early"))
         assert 29 < await waiting.once() <= 30
     assert await Reaper(store, store.now()).once() == PAUSE_SECONDS
+
+
+async def test_a_cancellation_that_comes_together_with_the_event_ends_the_waiter() -> None:
+    event = asyncio.Event()
+
+    async def wait_in_a_loop() -> None:
+        while True:
+            event.clear()
+            await wait_until(event, 3_600.0)
+
+    task = asyncio.create_task(wait_in_a_loop())
+    await asyncio.sleep(0.01)
+    event.set()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done
+    assert task.cancelled()

@@ -1,4 +1,4 @@
-"""Nothing in the control plane turns bytes into code: no pickle, no eval, nothing that could import what it was sent."""
+"""Nothing in the control plane turns bytes into code: no pickle, no eval, no import of what it was sent."""
 
 from __future__ import annotations
 
