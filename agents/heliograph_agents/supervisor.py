@@ -34,8 +34,9 @@ from heliograph.engine.sink import FailureInfo
 from heliograph.exceptions import StorageError
 from heliograph.reporting.events import flow_event
 from heliograph.reporting.lanes import STATES, LaneReader, LaneWriter
+from heliograph.utilities.hints import failure_hint
 from heliograph_agents import flow_process, processes
-from heliograph_agents.bundles import Ready, prepare
+from heliograph_agents.bundles import Ready, is_cached, prepare
 from heliograph_agents.control import ControlSocket
 from heliograph_agents.launchers.local.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
 from heliograph_agents.output import OutputFile
@@ -155,6 +156,11 @@ class _Supervisor:
         """Runs to the end of the attempt, `exit.json` written."""
         record, directory = self._record, self._directory
         self._output = OutputFile(directory.output_file, echo=record.settings.show_output)
+        # A cached bundle is checked before the channel is opened: both need this process's one interpreter, and the
+        # flow process loads what was checked while the channel connects.
+        cached = is_cached(record)
+        if cached:
+            self._prepare()
         self._open_pumps()
         signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
         signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
@@ -170,7 +176,8 @@ class _Supervisor:
             (self._output_reader, self._on_output),
         ):
             self._selector.register(descriptor, selectors.EVENT_READ, action)
-        threading.Thread(target=self._prepare, name="heliograph-prepare", daemon=True).start()
+        if not cached:
+            threading.Thread(target=self._prepare, name="heliograph-prepare", daemon=True).start()
         self._on_child()
         while self._flow_status is None:
             self._turn()
@@ -243,7 +250,7 @@ class _Supervisor:
     # --- what is asked for --------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Fetches and checks the bundle, on a thread of its own: it may take minutes, and a cancel must not wait."""
+        """Fetches and checks the bundle. Fetching may take minutes and a cancel must not wait: it has a thread then."""
         try:
             ready = prepare(self._record)
         except StorageError as error:
@@ -369,7 +376,7 @@ class _Supervisor:
                 signal=number,
                 state=int(self._done or StateCode.CRASHED),
                 reason=int(reason or 0),
-                hint=_hint(number, reason) if reason is not None else "",
+                hint="; ".join(failure_hint(reason, number)) if reason is not None else "",
                 unshipped=Verdict.REFUSED in verdicts or Verdict.STOPPED in verdicts,
                 lease_lost=self._abandoned,
                 time_micros=time.time_ns() // 1000,
@@ -442,16 +449,6 @@ def _become_flow_process(parent: int, output: int) -> None:
         stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-
-
-def _hint(number: int | None, reason: FailureCode) -> str:
-    if reason == FailureCode.OUT_OF_MEMORY:
-        return "the kernel killed the flow process for lack of memory"
-    if number == signal.SIGKILL:
-        return "killed by SIGKILL: by hand, or for lack of memory"
-    if number == signal.SIGSEGV:
-        return "segmentation fault: often a pickle or a compiled package of another Python"
-    return signal.Signals(number).name if number is not None else ""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -47,7 +47,7 @@ class ClientConfig:
     tls_cert: str = _doc("PEM file with a client certificate.", "")
     tls_key: str = _doc("PEM file with the key of tls_cert.", "")
     insecure: bool = _doc("Allows plain text to an address that is not loopback.", False)
-    timeout_seconds: float = _doc("Deadline of a call.", 30.0)
+    timeout_seconds: float = _doc("Deadline of a call.", 10.0)
 
 
 @dataclass(frozen=True, slots=True)

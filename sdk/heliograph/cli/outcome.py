@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from heliograph.cli.report import (
     TASK_COLUMNS,
-    failure_words,
     failures,
     gantt_lines,
+    reason_lines,
     run_id,
     run_length,
     task_rows,
@@ -21,7 +21,6 @@ from heliograph.cli.table import Column, render_table
 from heliograph.cli.text import clean, paint, terminal_columns, use_color
 from heliograph.cli.times import size
 from heliograph.client.refs import task_labels
-from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import HeliographError
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ def print_outcome(session: Session, run: flow_run_service_pb2.FlowRun) -> None:
     length = run_length(run)
     state = paint(state_name(run.state), state_color(run.state), color)
     print(f"\nRun {clean(run.run_name)} is {state}{f' after {length}' if length else ''}.")
-    if run.failure.reason and run.failure.reason != int(FailureCode.TASKS_FAILED):
-        print(f"Reason: {clean(failure_words(run.failure))}")
+    for line in reason_lines(run.failure):
+        print(line)
     if tasks:
         _print(
             "\nTasks",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from heliograph.cli.gantt import Bar, render_gantt
 from heliograph.cli.states import reason_words, state_cell, state_color, state_name
 from heliograph.cli.table import Cell, Column
+from heliograph.cli.text import clean
 from heliograph.cli.times import duration
 from heliograph.client.refs import to_datetime
 from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.utilities.hints import failure_hint
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -91,6 +93,21 @@ def failure_words(failure: states_pb2.Failure) -> str:
     if failure.HasField("exit_code"):
         words += f" {failure.exit_code}" if words == "exit code" else f", exit code {failure.exit_code}"
     return words
+
+
+def reason_lines(failure: states_pb2.Failure) -> list[str]:
+    """Returns why a run ended as it did: place, meaning, advice; none when nothing but its tasks failed."""
+    if not failure.reason or failure.reason == int(FailureCode.TASKS_FAILED):
+        return []
+    lines = [f"Reason: {clean(failure_words(failure))}"]
+    try:
+        reason = FailureCode(failure.reason)
+    except ValueError:  # a newer server's
+        return lines
+    if reason is not FailureCode.EXCEPTION:
+        meaning, advice = failure_hint(reason, failure.signal if failure.HasField("signal") else None)
+        lines.append(f"  {meaning}; {advice}")
+    return lines
 
 
 def failures(run: FlowRun, tasks: Sequence[TaskRun], labels: Sequence[str]) -> list[tuple[str, states_pb2.Failure]]:

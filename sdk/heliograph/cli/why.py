@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliograph.cli.report import failure_words, run_id
-from heliograph.cli.states import reason_words, state_name
+from heliograph.cli.report import failure_words, reason_lines, run_id
+from heliograph.cli.states import state_name
 from heliograph.cli.times import duration, local
 from heliograph.client.refs import to_datetime
 from heliograph.engine.codes import StateCode
@@ -42,7 +42,7 @@ def explanation_lines(answer: Explanation) -> list[str]:
         ],
         pb.SITUATION_MATCHING_AGENT_FULL: [
             f"{who} waits for a free slot: the agents that fit are full or draining.",
-            "It starts when a run ends, or when you raise an agent's --max-runs.",
+            "It starts when a run ends, or when you raise an agent's --capacity.",
         ],
         pb.SITUATION_STARTING: [f"{who} should start within seconds: an agent fits and has room."],
         pb.SITUATION_RUNNING: [
@@ -62,8 +62,7 @@ def explanation_lines(answer: Explanation) -> list[str]:
 def _ended(answer: Explanation, who: str) -> list[str]:
     run = answer.flow_run
     lines = [f"{who} is {state_name(run.state)}."]
-    if run.failure.reason:
-        lines.append(f"Reason: {reason_words(run.failure.reason)} ({failure_words(run.failure)})")
+    lines += reason_lines(run.failure)
     ids = [run.failure.error_id] if run.failure.error_id else []
     for task in answer.failed_task_runs:
         index = f"[{task.map_index}]" if task.HasField("map_index") else ""
