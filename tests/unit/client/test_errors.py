@@ -98,7 +98,8 @@ def test_without_details_the_code_decides(code: grpc.StatusCode, kind: type, exi
 
 
 def test_an_unreachable_server_is_told_without_the_cores_prose() -> None:
-    text = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused"
+    text = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+    text += "Failed to connect to remote host: Connection refused"
     error = to_error(FakeRpcError(grpc.StatusCode.UNAVAILABLE, text), address="127.0.0.1:1")
     assert str(error) == "no control plane answers at 127.0.0.1:1: Connection refused"
     assert "heliograph dev" in error.hint
