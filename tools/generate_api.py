@@ -44,9 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh, kept = Path(folder) / PACKAGE, ROOT / "sdk" / PACKAGE
-        names = {path.name for path in fresh.iterdir()} | {
-            path.name for path in kept.iterdir() if "_pb2" in path.name
-        }
+        names = {path.name for path in fresh.iterdir()} | {path.name for path in kept.iterdir() if "_pb2" in path.name}
         differing = sorted(
             name
             for name in names
