@@ -76,8 +76,20 @@ def prepare(record: LaunchRecord) -> Ready:
     )
 
 
+def is_cached(record: LaunchRecord) -> bool:
+    """True when `prepare` needs no storage: it takes milliseconds then, and no network."""
+    spec, cache = record.spec.bundle, Path(record.settings.cache)
+    return (cache / "bundles" / spec.digest.partition(":")[2]).is_dir() and _launch_file(
+        cache, spec.launch_digest
+    ).is_file()
+
+
+def _launch_file(cache: Path, digest: str) -> Path:
+    return cache / "launch" / f"{digest.partition(':')[2]}.json"
+
+
 def _launch_settings(storage: Storage, ref: BundleRef, cache: Path) -> LaunchSettings:
-    path = cache / "launch" / f"{ref.launch_digest.partition(':')[2]}.json"
+    path = _launch_file(cache, ref.launch_digest)
     with contextlib.suppress(OSError):
         return LaunchSettings.from_json(path.read_bytes(), ref.launch_digest)
     settings = storage.fetch_launch(ref)

@@ -134,7 +134,8 @@ def _has_variable(pid: int, wanted: bytes) -> bool:
 
 def _has_open(pid: int, path: str) -> bool:
     try:
-        return any(str(Path(entry.path).readlink()) == path for entry in os.scandir(f"/proc/{pid}/fd"))
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return any(str(Path(entry.path).readlink()) == path for entry in entries)
     except OSError:
         return False
 

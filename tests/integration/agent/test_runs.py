@@ -385,3 +385,21 @@ def test_prefects_spelling_starts_an_agent(world: World) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "agent b is registered" in done.stderr
+
+
+def test_a_flow_runs_its_own_agent(world: World) -> None:
+    import subprocess
+    import sys
+
+    source = (
+        QUICK
+        + "\n    if __name__ == '__main__':\n        flow.run_agent(show_flow_logs=True, name='own', max_polls=1)\n"
+    )
+    run = world.run(world.register(source))
+    done = subprocess.run(
+        [sys.executable, str(world.folder / "source" / "flow.py")],
+        env=world.environment(), cwd=world.folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert world.state(run) == StateCode.SUCCESS
+    assert "adding to 1" in done.stdout

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,7 +152,6 @@ class SpawnParent:
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
-        self._running: list[subprocess.Popen[bytes]] = []
 
     async def start(self) -> None:
         """Nothing to prepare."""
@@ -162,15 +162,16 @@ class SpawnParent:
         Raises:
             OSError: It was not started.
         """
-        self._running = [process for process in self._running if process.poll() is None]
         process = subprocess.Popen(  # noqa: ASYNC220 (as above)
             [sys.executable, "-m", "heliograph_agents.supervisor", str(directory.path)],
             stdin=subprocess.DEVNULL,
             env=child_environment(self._settings),
             start_new_session=True,
         )
-        self._running.append(process)
-        return Supervisor(process.pid, processes.start_time(process.pid))
+        supervisor = Supervisor(process.pid, processes.start_time(process.pid))
+        # Somebody has to wait for it, or it stays a corpse until the agent ends.
+        threading.Thread(target=process.wait, name=f"heliograph-reap-{process.pid}", daemon=True).start()
+        return supervisor
 
     async def stop(self) -> None:
         """Supervisors go on."""

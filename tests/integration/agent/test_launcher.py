@@ -1,0 +1,261 @@
+"""The local launcher by itself, with real supervisors and no control plane: starting, finding, stopping, removing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.integration.agent.conftest import alive, kill
+
+from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.storage import launch_settings
+from heliograph.storage.bundle import build_bundle
+from heliograph.storage.load import load_flows
+from heliograph.storage.local import Local
+from heliograph_agents.launcher import (
+    BundleSpec,
+    Credentials,
+    ExitKind,
+    Handle,
+    InfraExit,
+    LaunchError,
+    Liveness,
+    RunSpec,
+)
+from heliograph_agents.launchers.local import parents
+from heliograph_agents.launchers.local.launcher import LocalLauncher
+from heliograph_agents.launchers.local.run_directory import ExitRecord, LocalSettings, RunDirectory, remove_old
+
+CREDENTIALS = Credentials("hg_run_token", "incarnation", 15.0)
+SOURCE = """
+    import os, pathlib, time
+    from heliograph import Flow, task
+
+    @task
+    def hold():
+        pathlib.Path(os.environ["MARK"]).write_text(str(os.getpid()))
+        while not pathlib.Path(os.environ["MARK"] + ".open").exists():
+            time.sleep(0.01)
+
+    with Flow("held") as flow:
+        hold()
+"""
+
+
+class Ground:
+    """A launcher in a folder, and the spec of a flow that holds until it is let go."""
+
+    def __init__(self, folder: Path, *, warm: bool) -> None:
+        self.folder, self.runs, self.mark = folder, folder / "runs", folder / "mark"
+        settings = LocalSettings(
+            address="127.0.0.1:1", agent="a", home=str(folder / "home"), cache=str(folder / "cache"),
+            env={"MARK": str(self.mark)}, work_dir=str(folder), grace_seconds=0.5,
+        )  # fmt: skip
+        self.launcher = LocalLauncher(settings, self.runs, warm=warm)
+        self.hints: list[Handle] = []
+        (folder / "source").mkdir()
+        (folder / "source" / "flow.py").write_text(textwrap.dedent(SOURCE))
+        [flow] = load_flows(folder / "source" / "flow.py")
+        storage = Local(folder / "storage")
+        bundle = build_bundle(flow)
+        ref = storage.put_bundle(bundle, launch_settings(flow, storage))
+        self.spec = RunSpec(
+            "projects/p/flowRuns/0192-run", "projects/p/flows/held/versions/1", "calm-otter", 1, 1, "{}",
+            BundleSpec("local", ref.location, ref.digest, ref.launch_digest, False, ref.python_version, ref.host),
+            bundle.manifest.graph_hash, 0,
+        )  # fmt: skip
+
+    async def launch(self, **changes: object) -> Handle:
+        return await self.launcher.launch(
+            self.launcher.plan(replace(self.spec, **changes)),
+            CREDENTIALS,  # type: ignore[arg-type]
+        )
+
+    def let_go(self) -> None:
+        Path(f"{self.mark}.open").touch()
+
+    def directory(self, handle: Handle) -> RunDirectory:
+        return RunDirectory(self.runs / handle.infrastructure)
+
+    async def until(self, look: Callable[[], object], seconds: float = 20.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not look():  # noqa: ASYNC110 (about other processes, which set no events)
+                await asyncio.sleep(0.01)
+
+    async def exit_of(self, handle: Handle) -> InfraExit:
+        async with asyncio.timeout(20):
+            while not isinstance(found := await self.launcher.inspect(handle), InfraExit):  # noqa: ASYNC110 (as above)
+                await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.fixture(params=["warm", "spawn"])
+async def ground(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
+    made = Ground(tmp_path, warm=request.param == "warm")
+    await made.launcher.open(made.hints.append)
+    try:
+        yield made
+    finally:
+        for handle in await made.launcher.list():
+            record = made.directory(handle).processes()
+            for pid in (record.supervisor_pid, record.flow_pid) if record else ():
+                if alive(pid):
+                    kill(pid)
+        await made.launcher.close()
+
+
+async def test_a_launch_is_done_once_however_often_it_is_asked_for(ground: Ground) -> None:
+    handle = await ground.launch()
+    assert await ground.launch() == handle
+    await ground.until(ground.mark.exists)
+    record = ground.directory(handle).processes()
+    assert record is not None
+    assert int(ground.mark.read_text()) == record.flow_pid
+    owners = processes.members("NONE=1", ground.directory(handle).path / "lock", 0)
+    assert set(owners) <= {record.supervisor_pid, record.flow_pid}
+    assert await ground.launcher.list() == [handle]
+    assert await ground.launcher.inspect(handle) is Liveness.STARTING  # no control plane has answered it
+
+
+async def test_an_abandoned_run_is_killed_and_says_so(ground: Ground) -> None:
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    flow = int(ground.mark.read_text())
+    await ground.launcher.stop(handle, abandon=True)
+    found = await ground.exit_of(handle)
+    assert found.kind is ExitKind.LEASE_LOST
+    assert not alive(flow)
+
+
+async def test_a_dead_supervisor_is_noticed_and_nothing_survives_it(ground: Ground) -> None:
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    record = ground.directory(handle).processes()
+    assert record is not None
+    kill(record.supervisor_pid)
+    found = await ground.exit_of(handle)
+    assert (found.kind, found.reason) == (ExitKind.DIED, FailureCode.SUPERVISOR_DIED)
+    assert not alive(record.flow_pid)
+    assert await ground.launcher.outbox(handle) is not None
+    assert await ground.exit_of(handle) == found
+    await ground.launcher.forget(handle)
+    assert await ground.launcher.list() == []
+    assert not ground.directory(handle).token_file.exists()
+
+
+async def test_a_run_of_another_boot_is_dead(ground: Ground) -> None:
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    directory = ground.directory(handle)
+    record = directory.processes()
+    assert record is not None
+    kill(record.supervisor_pid)
+    await ground.until(lambda: not alive(record.supervisor_pid))
+    directory.write_processes(replace(record, boot_id="another"))
+    found = await ground.exit_of(handle)
+    assert found.reason is FailureCode.HOST_RESTARTED
+
+
+async def test_a_reused_pid_is_not_the_supervisor(ground: Ground) -> None:
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    directory = ground.directory(handle)
+    record = directory.processes()
+    assert record is not None
+    kill(record.supervisor_pid)
+    await ground.until(lambda: not alive(record.flow_pid))
+    directory.write_processes(replace(record, supervisor_pid=1, supervisor_start=5))
+    found = await ground.exit_of(handle)
+    assert found.reason is FailureCode.SUPERVISOR_DIED
+
+
+@pytest.mark.parametrize("ground", ["warm"], indirect=True)
+class TestWarm:
+    """What only the warm parent does."""
+
+    async def test_the_kernel_tells_of_a_dead_supervisor_at_once(self, ground: Ground) -> None:
+        handle = await ground.launch()
+        await ground.until(ground.mark.exists)
+        record = ground.directory(handle).processes()
+        assert record is not None
+        kill(record.supervisor_pid)
+        await ground.until(lambda: handle in ground.hints, seconds=2)
+
+    async def test_new_distributions_get_a_new_warm_parent(
+        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = ground.launcher._parent._process.pid  # type: ignore[union-attr]
+        await ground.launch()
+        assert ground.launcher._parent._process.pid == before  # type: ignore[union-attr]
+        monkeypatch.setattr(parents, "environment_fingerprint", lambda: (("site-packages", 5),))
+        await ground.launch(epoch=2)
+        assert ground.launcher._parent._process.pid != before  # type: ignore[union-attr]
+        assert len(await ground.launcher.list()) == 2
+
+    async def test_a_killed_warm_parent_is_replaced_and_its_supervisors_go_on(self, ground: Ground) -> None:
+        first = await ground.launch()
+        await ground.until(ground.mark.exists)
+        kill(ground.launcher._parent._process.pid)  # type: ignore[union-attr]
+        await ground.until(lambda: ground.launcher._parent._socket is None)  # type: ignore[union-attr]
+        second = await ground.launch(epoch=2)
+        for handle in (first, second):
+            assert await ground.launcher.inspect(handle) is Liveness.STARTING
+            await ground.until(lambda handle=handle: ground.directory(handle).processes() is not None)
+
+    async def test_what_was_never_started_is_given_back(self, ground: Ground) -> None:
+        handle = await ground.launch()
+        directory = ground.directory(handle)
+        await ground.until(ground.mark.exists)
+        copy = ground.runs / "0193-other.1"
+        copy.mkdir()
+        data = json.loads((directory.path / "launch.json").read_text())
+        data["spec"]["flow_run"] = "projects/p/flowRuns/0193-other"
+        (copy / "launch.json").write_text(json.dumps(data))
+        [other] = [h for h in await ground.launcher.list() if h != handle]
+        found = await ground.exit_of(other)
+        assert found.kind is ExitKind.NEVER_STARTED
+
+    async def test_a_disk_that_cannot_be_written_refuses_the_launch(self, ground: Ground) -> None:
+        ground.runs.rmdir()
+        ground.runs.touch()
+        with pytest.raises(LaunchError) as refused:
+            await ground.launch()
+        assert refused.value.failure is FailureCode.DISK
+        ground.runs.unlink()
+        ground.runs.mkdir()
+
+    async def test_the_flow_ends_well_without_any_control_plane(self, ground: Ground) -> None:
+        handle = await ground.launch()
+        await ground.until(ground.mark.exists)
+        ground.let_go()
+        flow = int(ground.mark.read_text())
+        await ground.until(lambda: not alive(flow))
+        assert await ground.launcher.inspect(handle) is Liveness.STARTING  # its supervisor keeps what it could not ship
+        await ground.launcher.stop(handle, abandon=True)
+        assert (await ground.exit_of(handle)).kind is ExitKind.LEASE_LOST
+
+
+def test_old_and_good_runs_are_removed_and_some_failed_ones_kept(tmp_path: Path) -> None:
+    import os
+    import time
+
+    def make(name: str, state: StateCode, age: float) -> None:
+        directory = RunDirectory(tmp_path / f"{name}.1")
+        (directory.path / "outbox").mkdir(parents=True)
+        directory.write_exit(ExitRecord(state=int(state)))
+        directory.forget()
+        then = time.time() - age
+        os.utime(directory.path / "forgotten", (then, then))
+
+    make("good", StateCode.SUCCESS, 1)
+    for number in range(5):
+        make(f"failed{number}", StateCode.FAILED, number + 1)
+    make("ancient", StateCode.CRASHED, 10**6)
+    (tmp_path / "live.1").mkdir()
+    remove_old(tmp_path, keep_failed=3, keep_seconds=10**5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["failed0.1", "failed1.1", "failed2.1", "live.1"]
