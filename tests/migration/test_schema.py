@@ -11,6 +11,7 @@ from tests.support.postgres import PostgresCluster
 
 from heliograph_control_plane.store import migrate_store, open_store, schema
 from heliograph_control_plane.store.errors import SchemaMismatchError
+from heliograph_control_plane.store.migrate import upgrade_from_nothing
 
 _PG_COLUMNS = """
 SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
@@ -50,25 +51,28 @@ def postgres_schema(url: str) -> set[str]:
     return {line for line in lines if "schema_version" not in line}
 
 
+def migrate_step_by_step(url: str, *wanted: str) -> None:
+    """Makes the tables of an empty database by every migration in turn."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        upgrade_from_nothing(connection, frozenset(wanted))
+    engine.dispose()
+
+
 def test_migrated_is_declared_on_sqlite(tmp_path: Path) -> None:
-    path = tmp_path / "migrated.db"
-    assert migrate_store(f"sqlite:///{path}") == [schema.SCHEMA_VERSION] * 2
-    for part, file in ((schema.metadata, path), (schema.log_metadata, tmp_path / "migrated.db-logs")):
-        fresh = tmp_path / f"fresh-{file.name}"
-        engine = create_engine(f"sqlite:///{fresh}")
-        part.create_all(engine)
-        engine.dispose()
-        assert sqlite_schema(file) == sqlite_schema(fresh)
+    new = tmp_path / "new.db"
+    assert migrate_store(f"sqlite:///{new}") == [schema.SCHEMA_VERSION] * 2
+    for part, file in (("main", new), ("logs", tmp_path / "new.db-logs")):
+        migrated = tmp_path / f"migrated-{part}.db"
+        migrate_step_by_step(f"sqlite:///{migrated}", part)
+        assert sqlite_schema(file) == sqlite_schema(migrated)
 
 
 def test_migrated_is_declared_on_postgresql(postgres: PostgresCluster) -> None:
-    migrated, fresh = postgres.empty_database(), postgres.empty_database()
-    assert migrate_store(migrated) == [schema.SCHEMA_VERSION]
-    engine = create_engine(fresh.replace("postgresql:", "postgresql+psycopg:"))
-    schema.metadata.create_all(engine)
-    schema.log_metadata.create_all(engine)
-    engine.dispose()
-    assert postgres_schema(migrated) == postgres_schema(fresh)
+    migrated, new = postgres.empty_database(), postgres.empty_database()
+    assert migrate_store(new) == [schema.SCHEMA_VERSION]
+    migrate_step_by_step(migrated, "main", "logs")
+    assert postgres_schema(migrated) == postgres_schema(new)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
