@@ -28,7 +28,7 @@ REFUSALS = 5
 REBUILD_AFTER = 5
 """Failures in a row after which the channel is made anew."""
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 4.0
 
 
 class AgentRefusedError(HeliographError):

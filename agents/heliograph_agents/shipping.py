@@ -54,7 +54,7 @@ ACK_SECONDS = 20.0
 STREAM_SECONDS = 3600.0
 """Deadline of one stream; another follows."""
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 4.0
 REBUILD_AFTER = 5
 """Failures in a row after which the channel is made anew."""
 

@@ -8,21 +8,22 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import pytest
-from tests.support.control_plane import ControlPlaneProcess
+from tests.support.control_plane import ControlPlaneProcess, control_plane_process
 
+from heliograph.api.v1.options_pb2 import ROLE_AGENT
 from heliograph.client.client import Client
 from heliograph.engine.codes import StateCode
 from heliograph.storage.load import load_flows
 from heliograph.storage.local import Local
 
 T = TypeVar("T")
-PROJECT = "p"
 
 
 def eventually(look: Callable[[], T], what: str, seconds: float = 20.0) -> T:
@@ -37,17 +38,19 @@ def eventually(look: Callable[[], T], what: str, seconds: float = 20.0) -> T:
 class World:
     """One control plane with one local agent, in a folder of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plane: ControlPlaneProcess) -> None:
         self.folder = folder
         self.home = folder / "home"
-        self.plane = ControlPlaneProcess(folder)
-        self.plane.start()
-        self.client = Client(self.plane.address, self.plane.token)
-        self.client.create_project(PROJECT)
+        self.plane = plane
+        self.client = Client(plane.address, plane.token)
+        # A project of its own, and a token for it alone: worlds that share a control plane see nothing of each other.
+        self.project = f"p{uuid.uuid4().hex[:12]}"
+        self.client.create_project(self.project)
+        self.token = self.client.create_token("services/agent", [ROLE_AGENT], projects=[self.project]).secret
         self.agents: list[subprocess.Popen[bytes]] = []
         self.token_file = folder / "agent.token"
         self.token_file.touch(mode=0o600)
-        self.token_file.write_text(self.plane.token)
+        self.token_file.write_text(self.token)
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH")}
@@ -86,7 +89,7 @@ class World:
         (folder / file).write_text(textwrap.dedent(source))
         [flow] = load_flows(folder / file)
         flow.storage = Local(self.folder / "storage")
-        return self.client.register(flow, PROJECT, **options)
+        return self.client.register(flow, self.project, **options)
 
     def run(self, flow_id: str, **parameters: Any) -> str:
         return self.client.create_flow_run(flow_id, parameters=parameters)
@@ -130,7 +133,6 @@ class World:
             if agent.poll() is None:
                 agent.kill()
             agent.wait()
-        self.plane.kill()
         for process in psutil.process_iter():
             try:
                 if process.environ().get("HELIOGRAPH_HOME") == str(self.home) or (
@@ -141,13 +143,32 @@ class World:
                 continue
 
 
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlaneProcess]:
+    """A control plane for the tests that do not hurt it."""
+    with control_plane_process(tmp_path_factory.mktemp("plane")) as process:
+        yield process
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    created = World(tmp_path)
+def world(tmp_path: Path, plane: ControlPlaneProcess) -> Iterator[World]:
+    """A world on the shared control plane."""
+    created = World(tmp_path, plane)
     try:
         yield created
     finally:
         created.close()
+
+
+@pytest.fixture
+def mortal_world(tmp_path: Path) -> Iterator[World]:
+    """A world with a control plane of its own, to be killed."""
+    with control_plane_process(tmp_path) as process:
+        created = World(tmp_path, process)
+        try:
+            yield created
+        finally:
+            created.close()
 
 
 def alive(pid: int) -> bool:

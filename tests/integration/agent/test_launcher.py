@@ -17,6 +17,7 @@ from heliograph.storage import launch_settings
 from heliograph.storage.bundle import build_bundle
 from heliograph.storage.load import load_flows
 from heliograph.storage.local import Local
+from heliograph_agents import processes
 from heliograph_agents.launcher import (
     BundleSpec,
     Credentials,

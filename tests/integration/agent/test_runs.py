@@ -61,7 +61,7 @@ def test_a_run_succeeds_and_its_lines_and_states_arrive(world: World) -> None:
 
 
 def test_secrets_of_the_agent_stay_with_it_and_files_are_private(world: World) -> None:
-    world.start_agent("--env", "FROM_AGENT=yes", HELIOGRAPH__CLIENT__TOKEN=world.plane.token)
+    world.start_agent("--env", "FROM_AGENT=yes", HELIOGRAPH__CLIENT__TOKEN=world.token)
     run = world.run(
         world.register("""
             import json, os, pathlib, time
@@ -84,9 +84,9 @@ def test_secrets_of_the_agent_stay_with_it_and_files_are_private(world: World) -
     seen = json.loads(eventually(lambda: _whole(world.folder / "seen"), "the flow looked"))
     directory = world.run_directory(run)
     run_token = (directory / "token").read_text()
-    assert run_token != world.plane.token
+    assert run_token != world.token
     for where, text in seen.items():
-        assert world.plane.token not in str(text), where
+        assert world.token not in str(text), where
         assert run_token not in str(text), where
     assert seen["env"]["FROM_AGENT"] == "yes"
     assert seen["env"]["HELIOGRAPH__CLIENT__TOKEN_FILE"] == str(directory / "token")
@@ -188,7 +188,8 @@ def test_an_agent_that_comes_back_to_a_dead_run_reports_it(world: World) -> None
     assert found.failure.reason == FailureCode.SUPERVISOR_DIED
 
 
-def test_a_run_goes_on_while_the_control_plane_is_away(world: World) -> None:
+def test_a_run_goes_on_while_the_control_plane_is_away(mortal_world: World) -> None:
+    world = mortal_world
     world.start_agent()
     run = world.run(world.register(GATED))
     eventually(lambda: world.marks("started"), "the task runs")
@@ -379,12 +380,14 @@ def test_prefects_spelling_starts_an_agent(world: World) -> None:
     import subprocess
     import sys
 
+    run = world.run(world.register(QUICK))
     done = subprocess.run(
         [sys.executable, "-m", "heliograph.cli", "agent", "local", "start", "--name", "b", "--max-polls", "1"],
         env=world.environment(), cwd=world.folder, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "agent b is registered" in done.stderr
+    assert world.state(run) == StateCode.SUCCESS
 
 
 def test_a_flow_runs_its_own_agent(world: World) -> None:
