@@ -196,6 +196,8 @@ class TestWarm:
         monkeypatch.setattr(parents, "environment_fingerprint", lambda: (("site-packages", 5),))
         await ground.launch(epoch=2)
         assert ground.launcher._parent._process.pid != before  # type: ignore[union-attr]
+        for handle in await ground.launcher.list():
+            await ground.until(lambda handle=handle: ground.directory(handle).processes() is not None)
         assert len(await ground.launcher.list()) == 2
 
     async def test_a_killed_warm_parent_is_replaced_and_its_supervisors_go_on(self, ground: Ground) -> None:
