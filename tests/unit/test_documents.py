@@ -87,27 +87,6 @@ def named(document: Path) -> list[str]:
     return found
 
 
-BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-
-
-def typed(block: Block) -> list[str]:
-    """Returns the `heliograph` commands that are typed in a console block."""
-    lines = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
-    return [line for line in lines if line.startswith("heliograph ")]
-
-
-def named(document: Path) -> list[str]:
-    """Returns the commands named in prose, in backticks; alternatives as `runs ls|why` are several."""
-    found = []
-    for command in re.findall(r"`(heliograph [^`]+)`", prose(document)):
-        words = command.split(" ")
-        at = next((n for n, word in enumerate(words) if "|" in word), None)
-        for choice in words[at].split("|") if at is not None else [""]:
-            found.append(" ".join([*words[:at], choice, *words[at + 1 :]]) if at is not None else command)
-    return found
-
-
 COMMANDS = sorted(
     {(block.name, command) for block in BLOCKS if block.language == "console" for command in typed(block)}
     | {(str(document.relative_to(ROOT)), command) for document in DOCUMENTS for command in named(document)}
