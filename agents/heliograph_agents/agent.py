@@ -30,6 +30,7 @@ from heliograph.exceptions import HeliographError, NotFoundError
 from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import Handle, InfraExit, Launcher
 from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.offers import Offers
 from heliograph_agents.performer import Performer, Stub, spec_of
 from heliograph_agents.tracker import (
     Adopted,
@@ -42,6 +43,7 @@ from heliograph_agents.tracker import (
     Offered,
     Phase,
     Tracker,
+    Unlaunched,
     tracker_step,
 )
 
@@ -93,10 +95,11 @@ class Agent:
         options: What it is.
         link: The control plane.
         launcher: Where its runs go.
+        offers: What it has taken and not launched.
     """
 
-    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher) -> None:
-        self._options, self._link, self._launcher = options, link, launcher
+    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher, offers: Offers) -> None:
+        self._options, self._link, self._launcher, self._offers = options, link, launcher, offers
         self._name = f"agents/{options.name}"
         self._performer = Performer(self._name, link, launcher)
         self._trackers: dict[tuple[str, int], Tracker] = {}
@@ -126,6 +129,7 @@ class Agent:
         try:
             await self._launcher.open(self._on_hint)
             await self._adopt()
+            self._give_back()
             for loop in (self._poll(), self._heartbeat(), self._reconcile()):
                 self._start(loop)
             await self._leaving.wait()
@@ -189,6 +193,8 @@ class Agent:
         if isinstance(event, (Launched, LaunchFailed)):
             self._note_launch(isinstance(event, Launched))
         tracker, effects = tracker_step(tracker, event)
+        if tracker.phase in (Phase.LIVE, Phase.GONE):
+            self._offers.strike(*key)
         if tracker.phase is Phase.GONE:
             del self._trackers[key]
         else:
@@ -223,7 +229,11 @@ class Agent:
         self._start(self._observe((handle.flow_run, handle.epoch), handle))
 
     async def _observe(self, key: tuple[str, int], handle: Handle) -> None:
-        found = await self._launcher.inspect(handle)
+        try:
+            found = await self._launcher.inspect(handle)
+        except OSError as error:  # a full disk, above all: it is looked at again at the next reconcile
+            _log.error("%s cannot be looked at: %s", handle.flow_run, error)
+            return
         if isinstance(found, InfraExit) and found.hint:
             _log.warning("%s: %s", handle.flow_run, found.hint)
         self._feed(key, Observed(found))
@@ -236,6 +246,16 @@ class Agent:
                 self._trackers[key] = Tracker(*key)
                 self._feed(key, Adopted(handle))
                 await self._observe(key, handle)
+
+    def _give_back(self) -> None:
+        """Releases what an agent of this name had taken when it died, and not launched."""
+        for key in self._offers.left():
+            if key in self._trackers:
+                self._offers.strike(*key)
+                continue
+            _log.info("giving back %s: it was leased and not launched", key[0])
+            self._trackers[key] = Tracker(*key)
+            self._feed(key, Unlaunched())
 
     def _note_launch(self, good: bool) -> None:
         if good:
@@ -289,6 +309,7 @@ class Agent:
         if key in self._trackers:
             return  # delivered twice
         _log.info("leased %s (%s), attempt %d", lease.flow_run.run_name, lease.flow_run.name, lease.attempt)
+        self._offers.note(*key)
         self._trackers[key] = Tracker(*key)
         self._feed(key, Offered(spec_of(lease)))
 
@@ -381,11 +402,14 @@ class Agent:
     async def _reconcile(self) -> None:
         while True:
             await asyncio.sleep(random.uniform(*RECONCILE_SECONDS))  # noqa: S311 (jitter)
-            await self._adopt()
+            try:
+                await self._adopt()
+                await self._launcher.cleanup()
+            except OSError as error:
+                _log.error("what runs here cannot be listed or cleaned up: %s", error)
             for key, tracker in list(self._trackers.items()):
                 if tracker.phase is Phase.LIVE and tracker.handle is not None:
                     await self._observe(key, tracker.handle)
-            await self._launcher.cleanup()
 
     async def _drain(self) -> None:
         with suppress(TimeoutError):

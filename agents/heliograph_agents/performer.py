@@ -26,7 +26,13 @@ from heliograph.api.v1 import (
 )
 from heliograph.api.v1.states_pb2 import Failure
 from heliograph.engine.codes import FailureCode
-from heliograph.exceptions import HeliographError, LeaseLostError, NotFoundError
+from heliograph.exceptions import (
+    HeliographError,
+    LeaseLostError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from heliograph.reporting.batches import MAX_ENTRY_BYTES, MAX_EVENT_BYTES, MAX_RECORDS, event_batch, log_request
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
@@ -50,6 +56,7 @@ from heliograph_agents.tracker import (
     Shipped,
     Stop,
     Tracker,
+    Unlaunched,
 )
 
 _log = logging.getLogger("heliograph.agent")
@@ -93,7 +100,10 @@ class Performer:
                 await self._release(tracker, failure, back_off)
                 return Released()
             case Forget(handle):
-                await self._launcher.forget(handle)
+                try:
+                    await self._launcher.forget(handle)
+                except OSError as error:  # it is adopted again, and its end told again, until the disk takes the mark
+                    _log.error("the end of %s cannot be noted: %s", handle.flow_run, error)
         return None
 
     async def _accept(self, spec: RunSpec) -> Event:
@@ -102,10 +112,16 @@ class Performer:
         while True:
             try:
                 answer = await self._link.call(Stub, "AcceptFlowRun", request)
+            except (LeaseLostError, NotFoundError) as error:
+                _log.warning("%s was not accepted: %s", spec.flow_run, error)
+                return Refused()
+            except AgentRefusedError:
+                raise
             except HeliographError as error:
-                if not error.retryable or time.monotonic() > limit:
+                if not _worth_another_try(error) or time.monotonic() > limit:
+                    # It may have been accepted all the same: then only giving it back puts it into the queue again.
                     _log.warning("%s was not accepted: %s", spec.flow_run, error)
-                    return Refused()
+                    return Unlaunched()
                 await asyncio.sleep(pause.seconds())
             else:
                 renew = answer.renew_every.seconds + answer.renew_every.nanos / 1e9
@@ -147,7 +163,7 @@ class Performer:
             except AgentRefusedError:
                 raise
             except HeliographError as error:
-                if not error.retryable:
+                if not _worth_another_try(error):
                     _log.error("%s for %s was refused: %s", method, request.flow_run, error)
                     return
                 await asyncio.sleep(pause.seconds())
@@ -170,7 +186,7 @@ class Performer:
             except AgentRefusedError:
                 raise
             except HeliographError as error:
-                if not error.retryable:
+                if not _worth_another_try(error):
                     _log.error("what %s left was refused: %s", handle.flow_run, error)
                     return
                 await asyncio.sleep(pause.seconds())
@@ -217,6 +233,14 @@ class Performer:
                 )
         finally:
             reader.close()
+
+
+def _worth_another_try(error: HeliographError) -> bool:
+    """True for what may pass: also a refused token, after some of which the link raises `AgentRefusedError`.
+
+    Whatever is taken for done is forgotten. What the next agent, with a good token, could still do is not done.
+    """
+    return error.retryable or isinstance(error, (UnauthenticatedError, PermissionDeniedError))
 
 
 def spec_of(lease: pb.FlowRunLease) -> RunSpec:

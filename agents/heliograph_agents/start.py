@@ -16,6 +16,7 @@ from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_s
 from heliograph_agents.launchers.local.launcher import LocalLauncher
 from heliograph_agents.launchers.local.run_directory import LocalSettings
 from heliograph_agents.link import Link
+from heliograph_agents.offers import Offers
 
 LEAST_CAPACITY = 4
 """Capacity where none is set: one run for each processor, and at least this many, since runs also wait."""
@@ -125,7 +126,7 @@ def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
         health_port=options.health_port,
         max_polls=options.max_polls,
     )
-    return Agent(what, link, LocalLauncher(how, places.runs))
+    return Agent(what, link, LocalLauncher(how, places.runs), Offers(places.agent / "offers"))
 
 
 def log_to_terminal(level: str = "INFO") -> None:

@@ -3,7 +3,8 @@
 No I/O, clock or thread here. `performer` carries out the effects and feeds back what came of them as events.
 
     OFFERED ── accepted ──> LAUNCHING ── launched ──> LIVE ── exit ──> SHIPPING ──> REPORTING ──> GONE
-       └─ refused ─> GONE      └─ failed ─> RELEASING ──────────────────────────────────────────────┘
+       ├─ refused ─> GONE      └─ failed ─> RELEASING ──────────────────────────────────────────────┘
+       └─ unanswered, or left by an agent that died before it launched ─┘
 """
 
 from __future__ import annotations
@@ -90,7 +91,12 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The lease could not be accepted any more; it goes back to the queue by itself."""
+    """The lease is not to be had any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unlaunched:
+    """Nobody knows whether the lease was accepted, and nothing was started for it: it is to be given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,18 @@ class Released:
 
 
 Event: TypeAlias = (
-    Offered | Adopted | Accepted | Refused | Launched | LaunchFailed | Observed | Asked | Shipped | Reported | Released
+    Offered
+    | Adopted
+    | Accepted
+    | Refused
+    | Unlaunched
+    | Launched
+    | LaunchFailed
+    | Observed
+    | Asked
+    | Shipped
+    | Reported
+    | Released
 )
 
 
@@ -147,7 +164,7 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Confirm the lease. Ends in `Accepted` or `Refused`."""
+    """Confirm the lease. Ends in `Accepted`, `Refused` or `Unlaunched`."""
 
     spec: RunSpec
 
@@ -232,6 +249,8 @@ def _offered(tracker: Tracker, event: Event) -> Step:
             return replace(tracker, phase=Phase.LAUNCHING), (Launch(spec, credentials),)
         case Refused():
             return replace(tracker, phase=Phase.GONE), ()
+        case Unlaunched():
+            return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=False),)
     return tracker, ()
 
 

@@ -17,6 +17,7 @@ from heliograph_agents.host import AgentRunningError, folders, lock_name
 from heliograph_agents.launchers.local.parents import child_environment, environment_fingerprint
 from heliograph_agents.launchers.local.run_directory import LocalSettings
 from heliograph_agents.link import Link
+from heliograph_agents.offers import Offers
 from heliograph_agents.output import OutputFile
 
 
@@ -58,13 +59,14 @@ def test_a_name_is_no_path(name: str) -> None:
         folders(name)
 
 
-def test_agents_that_fail_to_launch_stop_claiming_for_a_while() -> None:
+def test_agents_that_fail_to_launch_stop_claiming_for_a_while(tmp_path: Path) -> None:
     class Nothing:
         kind = "local"
 
     async def play() -> tuple[tuple[bool, str], tuple[bool, str]]:
         launcher: Any = Nothing()
-        agent = Agent(AgentOptions("a", (), 2, ""), Link("127.0.0.1:1", None, None, insecure=False), launcher)
+        link = Link("127.0.0.1:1", None, None, insecure=False)
+        agent = Agent(AgentOptions("a", (), 2, ""), link, launcher, Offers(tmp_path))
         agent._registered.set()
         agent._note_launch(False)
         agent._note_launch(False)

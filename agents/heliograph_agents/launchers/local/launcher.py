@@ -33,6 +33,7 @@ from heliograph_agents.launchers.local.run_directory import (
     RunDirectory,
     name_of,
     remove_old,
+    remove_torn,
     run_directories,
 )
 
@@ -82,6 +83,7 @@ class LocalLauncher:
         """Makes the folder of runs, and the warm parent."""
         self._ended = ended
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_torn(self._runs)
         await self._parent.start()
 
     async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
@@ -91,7 +93,8 @@ class LocalLauncher:
         try:
             directory = RunDirectory.create(self._runs, record, credentials.run_token)
         except OSError as error:
-            raise LaunchError(f"the run directory cannot be written: {error}", FailureCode.DISK) from error
+            # A full disk is this host's trouble, not the run's: it goes back, and the agent takes a rest.
+            raise LaunchError(f"the run directory cannot be written: {error}") from error
         handle = Handle(spec.flow_run, spec.epoch, name_of(spec.run_id, spec.epoch))
         if directory is None:
             return handle  # launched before: by this agent, or the one before it
@@ -99,7 +102,8 @@ class LocalLauncher:
             supervisor = await self._parent.launch(directory)
         except (OSError, EOFError) as error:
             # It may have been started after all: the lock decides, and exit.json keeps a late one from starting.
-            if isinstance(await self.inspect(handle), InfraExit):
+            found = await self.inspect(handle)
+            if isinstance(found, InfraExit) and found.kind is ExitKind.NEVER_STARTED:
                 directory.remove()
                 raise LaunchError(f"no supervisor could be started: {error}") from error
             return handle

@@ -85,7 +85,11 @@ class WarmParent:
         if self._socket is None or environment_fingerprint() != self._fingerprint:
             await self.stop()
             await self.start()
-        answer = await asyncio.wait_for(self._ask(str(directory.path)), LAUNCH_SECONDS)
+        try:
+            answer = await asyncio.wait_for(self._ask(str(directory.path)), LAUNCH_SECONDS)
+        except TimeoutError:
+            await self.stop()  # it hangs: the next launch gets another
+            raise
         if "error" in answer:
             raise OSError(str(answer["error"]))
         return Supervisor(int(str(answer["pid"])), int(str(answer["start"])))
@@ -112,7 +116,11 @@ class WarmParent:
         ready: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
         self._waiting.append(ready)
         asyncio.get_running_loop().add_reader(ours, self._on_readable)
-        await asyncio.wait_for(ready, START_SECONDS)
+        try:
+            await asyncio.wait_for(ready, START_SECONDS)
+        except TimeoutError:
+            await self.stop()
+            raise
 
     def _ask(self, request: str) -> asyncio.Future[dict[str, object]]:
         assert self._socket is not None

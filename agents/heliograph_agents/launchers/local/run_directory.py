@@ -216,8 +216,13 @@ class RunDirectory:
         shutil.rmtree(self.outbox, ignore_errors=True)
 
     def remove(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Removes the folder: in one step, so that a late supervisor finds either all of it or nothing."""
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def name_of(run_id: str, epoch: int) -> str:
@@ -233,6 +238,13 @@ def run_directories(runs: Path) -> list[RunDirectory]:
         if run_id and not run_id.startswith(".") and epoch.isdecimal() and entry.is_dir():
             found.append(RunDirectory(Path(entry.path)))
     return found
+
+
+def remove_torn(runs: Path) -> None:
+    """Removes what an agent left that died while it made or removed a folder. Only while no agent of the name runs."""
+    for entry in os.scandir(runs):
+        if entry.name.startswith("."):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def remove_old(runs: Path, *, keep_failed: int, keep_seconds: float) -> None:
