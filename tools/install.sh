@@ -36,7 +36,11 @@ make_venv() {
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt uv
 }
 
-pip_install() { VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -q -c constraints.txt "$@"; }
+# Byte code is made now: where PYTHONDONTWRITEBYTECODE is set, every process would compile every module again.
+pip_install() {
+  VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -q --compile-bytecode -c constraints.txt "$@"
+  "$venv/bin/python" -m compileall -q sdk agents control_plane
+}
 
 case "${1:-}" in
   runtime)

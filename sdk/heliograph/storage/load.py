@@ -253,8 +253,8 @@ def _put_on_path(directory: Path, manifest: Manifest) -> None:
     """Puts the bundle's folders first on `sys.path`, and takes away what an earlier bundle of this process left."""
     for old in [root for root in _roots if root != str(directory)]:
         _forget(old)
-    # Nothing is written beside the files, here or in child processes: the next run would find a file too many.
-    sys.dont_write_bytecode = True
+    # Nothing is written beside the files: the next run would find a file too many. Here the loader sees to that, so
+    # that libraries keep their byte code; child processes import as Python does.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     _roots[str(directory)] = manifest
     if _path_hook not in sys.path_hooks:

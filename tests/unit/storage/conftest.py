@@ -30,12 +30,11 @@ with Flow({name!r}) as flow:
 @pytest.fixture(autouse=True)
 def clean_imports() -> Iterator[None]:
     """Puts `sys.path` and `sys.modules` back as they were."""
-    path, modules, bytecode = list(sys.path), set(sys.modules), sys.dont_write_bytecode
+    path, modules = list(sys.path), set(sys.modules)
     yield
     for root in list(load._roots):
         load._forget(root)
     sys.path[:] = path
-    sys.dont_write_bytecode = bytecode
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if "/heliograph" not in file and "site-packages" not in file and "/pytest-of-" in file:
