@@ -80,9 +80,15 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
 
     async def AcceptFlowRun(self, request: pb.AcceptFlowRunRequest, context: Any) -> pb.AcceptFlowRunResponse:
         """See the API."""
-        name, run_id = await self._held(request)
+        name = names.agent("agent", request.agent)
+        if not request.epoch:
+            raise bad_field("epoch", "is not set")
+        project, run_id = names.run("flow_run", request.flow_run)
         secret, digest = make_secret()
-        await self._store.accept_flow_run(name, run_id, request.epoch, digest)
+        # The store looks whether the caller may see the run: one hop, not two.
+        await self._store.accept_flow_run(
+            name, run_id, request.epoch, digest, "" if project == names.ANY else project, calls.principal().scope
+        )
         token_id = run_token_id(run_id, request.epoch)
         # An accept that is repeated replaces the token: the one before is worth nothing from now on.
         self._backend.authenticator.forget(token_id)

@@ -8,6 +8,7 @@ may stand in front.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import time
@@ -186,9 +187,41 @@ class BulkStatement:
             return 0
         if connection.dialect.name == "sqlite":
             return connection.exec_driver_sql(self.sqlite, list(rows)).rowcount
-        return connection.exec_driver_sql(
-            self.postgresql, tuple(list(column) for column in zip(*rows, strict=True))
-        ).rowcount
+        return connection.exec_driver_sql(self.postgresql, _columns(rows)).rowcount
+
+    def run_returning(self, connection: Connection, rows: Sequence[Row]) -> list[Any]:
+        """Runs one that ends in RETURNING; returns what it returned, in no order."""
+        if not rows:
+            return []
+        if connection.dialect.name == "sqlite":
+            return [found for row in rows for found in connection.exec_driver_sql(self.sqlite, row)]
+        return list(connection.exec_driver_sql(self.postgresql, _columns(rows)))
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement of the hot paths as text, one for each database: nothing is compiled when it runs."""
+
+    sqlite: str
+    postgresql: str
+
+    def run(self, connection: Connection, *values: Any) -> Sequence[Any]:
+        """Runs it and returns its rows. A list is one value: an array in PostgreSQL, JSON in SQLite."""
+        if connection.dialect.name == "sqlite":
+            given = tuple(json.dumps(value) if isinstance(value, list) else value for value in values)
+            return connection.exec_driver_sql(self.sqlite, given).all()
+        return connection.exec_driver_sql(self.postgresql, values).all()
+
+    def run_named(self, connection: Connection, **values: Any) -> Sequence[Any]:
+        """As `run`, for a statement that names its values: `:name`, on PostgreSQL `%(name)s`."""
+        if connection.dialect.name == "sqlite":
+            given = {key: json.dumps(value) if isinstance(value, list) else value for key, value in values.items()}
+            return connection.exec_driver_sql(self.sqlite, given).all()
+        return connection.exec_driver_sql(self.postgresql, values).all()
 
 
 def bulk_insert(table: Table, columns: Sequence[str], suffix: str = "") -> BulkStatement:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select, tuple_, union_all
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, tuple_, union_all
 
 from heliograph.api.v1 import states_pb2
 from heliograph.engine.codes import FailureCode, StateCode
-from heliograph.exceptions import AlreadyExistsError, IllegalTransitionError, NotFoundError
+from heliograph.exceptions import AlreadyExistsError, HeliographError, IllegalTransitionError, NotFoundError
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.database import Query, bulk_insert
+from heliograph_control_plane.store.database import Row as Values
 from heliograph_control_plane.store.events import decode_counts
 from heliograph_control_plane.store.flows import requirement_id
 from heliograph_control_plane.store.heads import add_states, load_head, save_heads
@@ -29,8 +32,10 @@ from heliograph_control_plane.store.records import (
     TaskRun,
     TaskRunStateRecord,
 )
-from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.requests import effect_of, find_effects, record_effects
 from heliograph_control_plane.store.writer import Transaction
+
+_REMEMBERED_VERSIONS: Final = 1_000
 
 _p = schema.projects.c
 _f = schema.flows.c
@@ -55,16 +60,32 @@ _RUN: Final[Select[Any]] = (
 )  # fmt: skip
 
 _RUN_BY_UUID: Final = _RUN.where(_t.uuid == bindparam("uuid"))
-_RUNS_BY_KEY: Final = _RUN.where(_t.id.in_(bindparam("ids", expanding=True))).order_by(_t.scheduled_micros, _t.id)
 
 
-def make_run(row: Row[Any], now: int) -> FlowRun:
+class Place(Protocol):
+    """Where a run belongs: a row of the run query is one, and a flow version."""
+
+    @property
+    def project(self) -> str: ...
+    @property
+    def flow(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+
+
+def _run_of(row: Row[Any], now: int) -> FlowRun:
     """Makes a record from a row of the run query, as it is at `now`."""
+    needed = Requirement(row.project, row.launcher, row.host, tuple(json.loads(row.labels)))
+    return make_run(row, row, needed, now)
+
+
+def make_run(row: Row[Any], place: Place, needed: Requirement, now: int) -> FlowRun:
+    """Makes a record from a row of `flow_runs`, as it is at `now`."""
     state = StateCode(row.state)
     return FlowRun(
-        run_id=row.uuid, run_name=row.run_name, project=row.project, flow=row.flow, version=row.version,
+        run_id=row.uuid, run_name=row.run_name, project=place.project, flow=place.flow, version=place.version,
         state=state, state_micros=row.state_micros, parameters_json=row.parameters_json,
-        labels=tuple(json.loads(row.labels)), launcher=row.launcher, host=row.host,
+        labels=needed.labels, launcher=needed.launcher, host=needed.host,
         create_micros=row.create_micros, scheduled_micros=row.scheduled_micros, start_micros=row.start_micros,
         end_micros=row.end_micros, created_by=row.created_by, attempt=row.attempt, epoch=row.epoch,
         agent=row.agent, failure=row.failure or b"", last_sequence=row.last_sequence,
@@ -94,14 +115,95 @@ _VERSIONS: Final[Select[Any]] = (
 )  # fmt: skip
 _NEWEST_VERSION: Final = _VERSIONS.where(_v.version == _f.latest_version)
 _VERSION_OF_RUN: Final = _VERSIONS.where(_v.version == bindparam("version"))
-_KEY_OF_RUN: Final = select(_t.id).where(_t.uuid == bindparam("uuid"))
-_INSERT_RUN: Final = insert(schema.flow_runs).returning(_t.id)
+_KNOWN_RUNS: Final = Query(
+    "SELECT uuid FROM flow_runs WHERE uuid IN (SELECT value FROM json_each(?))",
+    "SELECT uuid FROM flow_runs WHERE uuid = ANY(%s::text[])",
+)
+_INSERT_RUNS: Final = bulk_insert(
+    schema.flow_runs,
+    (
+        "uuid", "project_id", "flow_id", "version_id", "requirement_id", "run_name", "parameters_json", "created_by",
+        "create_micros", "scheduled_micros", "state", "state_micros", "state_ordinal", "ready_micros",
+        "deadline_micros",
+    ),
+    "RETURNING id, uuid, created_by",
+)  # fmt: skip
+
+Creation: TypeAlias = tuple[NewFlowRun, RequestKey | None]
+"""One call: the run, and the request that makes it at most once."""
 
 
-def create_flow_run(tx: Transaction, new: NewFlowRun, request: RequestKey | None) -> FlowRun:
-    """Creates a run, or returns the one that the same request made."""
-    if request is not None and (made := find_effect(tx, request)) is not None:
-        return read_run(tx.connection, made, tx.now)
+def create_flow_runs(tx: Transaction, calls: list[Creation]) -> list[FlowRun | HeliographError]:
+    """Creates the runs of many calls at once; a request that made a run before gets that one again."""
+    effects = find_effects(tx, [request for _, request in calls if request is not None])
+    taken = {row.uuid for row in _KNOWN_RUNS.run(tx.connection, [new.run_id for new, _ in calls])}
+    answers: list[FlowRun | HeliographError] = []
+    made: dict[str, FlowRun] = {}
+    rows: list[Values] = []
+    recorded: list[tuple[RequestKey, str]] = []
+    for new, request in calls:
+        try:
+            if request is not None:
+                place = (request.scope, request.request_id)
+                if (before := effect_of(request, effects.get(place))) is not None:
+                    answers.append(made.get(before) or read_run(tx.connection, before, tx.now))
+                    continue
+            if new.run_id in taken:
+                raise AlreadyExistsError(f"flow run {new.run_id} exists")
+            run, row = _new_run(tx, new)
+        except HeliographError as error:
+            answers.append(error)
+            continue
+        taken.add(new.run_id)
+        made[new.run_id] = run
+        rows.append(row)
+        answers.append(run)
+        if request is not None:
+            effects[place] = (request.fingerprint, new.run_id)
+            recorded.append((request, new.run_id))
+    state = int(StateCode.SCHEDULED)
+    add_states(
+        tx,
+        [
+            (key, 1, state, tx.now, tx.now, created_by, 0, None)
+            for key, _, created_by in _INSERT_RUNS.run_returning(tx.connection, rows)
+        ],
+    )
+    record_effects(tx, recorded)
+    tx.runs.update(made)
+    for run in made.values():
+        tx.becomes_ready(Requirement(run.project, run.launcher, run.host, run.labels), run.scheduled_micros)
+    return answers
+
+
+def _new_run(tx: Transaction, new: NewFlowRun) -> tuple[FlowRun, Values]:
+    version = _version_of(tx, new)
+    requirement, labels = version.requirement_id, tuple(json.loads(version.labels))
+    if new.labels is not None and tuple(sorted(set(new.labels))) != labels:
+        labels = tuple(sorted(set(new.labels)))
+        requirement = requirement_id(tx, version.project_id, version.launcher, version.host, labels)
+    scheduled = new.scheduled_micros or tx.now
+    row = (
+        new.run_id, version.project_id, version.flow_id, version.id, requirement, new.run_name, new.parameters_json,
+        new.created_by, tx.now, scheduled, int(StateCode.SCHEDULED), tx.now, 1, scheduled,
+        rules.deadline(StateCode.SCHEDULED, Phase.NONE, scheduled),
+    )  # fmt: skip
+    return FlowRun(
+        run_id=new.run_id, run_name=new.run_name, project=new.project, flow=new.flow, version=version.version,
+        state=StateCode.SCHEDULED, state_micros=tx.now, parameters_json=new.parameters_json, labels=labels,
+        launcher=version.launcher, host=version.host, create_micros=tx.now, scheduled_micros=scheduled,
+        start_micros=0, end_micros=0, created_by=new.created_by, attempt=0, epoch=0, agent="", failure=b"",
+        last_sequence=0, lost=False, presumed_dead=False, late_micros=max(0, tx.now - scheduled),
+        missing_events=0, counts=(), cancel_requested=False, heard_micros=0,
+    ), row  # fmt: skip
+
+
+def _version_of(tx: Transaction, new: NewFlowRun) -> Row[Any]:
+    """Returns keys and requirement of a version; one that is asked for by number is remembered: it never changes."""
+    known: OrderedDict[tuple[str, str, int], Row[Any]] = tx.memory.setdefault("versions_of_runs", OrderedDict())
+    place = (new.project, new.flow, new.version)
+    if place in known:
+        return known[place]
     version = tx.connection.execute(
         _VERSION_OF_RUN if new.version else _NEWEST_VERSION,
         {"project": new.project, "flow": new.flow, "version": new.version},
@@ -110,36 +212,11 @@ def create_flow_run(tx: Transaction, new: NewFlowRun, request: RequestKey | None
         raise NotFoundError(
             f"there is no flow {new.project}/{new.flow}" + (f" version {new.version}" if new.version else "")
         )
-    if tx.connection.scalar(_KEY_OF_RUN, {"uuid": new.run_id}) is not None:
-        raise AlreadyExistsError(f"flow run {new.run_id} exists")
-    requirement, labels = version.requirement_id, tuple(json.loads(version.labels))
-    if new.labels is not None and tuple(sorted(set(new.labels))) != labels:
-        labels = tuple(sorted(set(new.labels)))
-        requirement = requirement_id(tx, version.project_id, version.launcher, version.host, labels)
-    scheduled = new.scheduled_micros or tx.now
-    key = tx.connection.scalar(
-        _INSERT_RUN,
-        {
-            "uuid": new.run_id, "project_id": version.project_id, "flow_id": version.flow_id, "version_id": version.id,
-            "requirement_id": requirement, "run_name": new.run_name, "parameters_json": new.parameters_json,
-            "created_by": new.created_by, "create_micros": tx.now, "scheduled_micros": scheduled,
-            "state": int(StateCode.SCHEDULED), "state_micros": tx.now, "state_ordinal": 1, "ready_micros": scheduled,
-            "deadline_micros": rules.deadline(StateCode.SCHEDULED, Phase.NONE, scheduled),
-        },
-    )  # fmt: skip
-    add_states(tx, [(key, 1, int(StateCode.SCHEDULED), tx.now, tx.now, new.created_by, 0, None)])
-    if request is not None:
-        record_effect(tx, request, new.run_id)
-    tx.runs.add(new.run_id)
-    tx.becomes_ready(Requirement(new.project, version.launcher, version.host, labels), scheduled)
-    return FlowRun(
-        run_id=new.run_id, run_name=new.run_name, project=new.project, flow=new.flow, version=version.version,
-        state=StateCode.SCHEDULED, state_micros=tx.now, parameters_json=new.parameters_json, labels=labels,
-        launcher=version.launcher, host=version.host, create_micros=tx.now, scheduled_micros=scheduled,
-        start_micros=0, end_micros=0, created_by=new.created_by, attempt=0, epoch=0, agent="", failure=b"",
-        last_sequence=0, lost=False, presumed_dead=False, late_micros=max(0, tx.now - scheduled),
-        missing_events=0, counts=(), cancel_requested=False, heard_micros=0,
-    )  # fmt: skip
+    if new.version:
+        known[place] = version
+        if len(known) > _REMEMBERED_VERSIONS:
+            known.popitem(last=False)
+    return version
 
 
 # --- changing -------------------------------------------------------------------------------------------------------
@@ -176,18 +253,13 @@ def read_run(connection: Connection, run_id: str, now: int) -> FlowRun:
     row = connection.execute(_RUN_BY_UUID, {"uuid": run_id}).first()
     if row is None:
         raise NotFoundError(f"there is no flow run {run_id}")
-    return make_run(row, now)
+    return _run_of(row, now)
 
 
 def read_runs(connection: Connection, run_ids: Sequence[str], now: int) -> tuple[FlowRun, ...]:
     """Returns those of these runs that are there, in the order asked for."""
     rows = {row.uuid: row for row in connection.execute(_RUN.where(_t.uuid.in_(run_ids)))}
-    return tuple(make_run(rows[run_id], now) for run_id in run_ids if run_id in rows)
-
-
-def read_rows(connection: Connection, keys: Sequence[int]) -> Sequence[Row[Any]]:
-    """Returns rows of the run query by key, the earliest scheduled first."""
-    return connection.execute(_RUNS_BY_KEY, {"ids": list(keys)}).all()
+    return tuple(_run_of(rows[run_id], now) for run_id in run_ids if run_id in rows)
 
 
 def list_flow_runs(connection: Connection, query: FlowRunQuery, now: int) -> Page[FlowRun]:
@@ -223,7 +295,7 @@ def list_flow_runs(connection: Connection, query: FlowRunQuery, now: int) -> Pag
     union = union_all(*(select(part.c.id) for part in newest)).subquery()
     ids = list(connection.scalars(select(union.c.id).order_by(union.c.id.desc()).limit(limit)))
     rows = connection.execute(_RUN.where(_t.id.in_(ids)).order_by(_t.id.desc())).all()
-    return page_of(rows, query.page_size, lambda row: make_run(row, now), lambda row: (row.id,))
+    return page_of(rows, query.page_size, lambda row: _run_of(row, now), lambda row: (row.id,))
 
 
 def run_key(connection: Connection, run_id: str) -> int:

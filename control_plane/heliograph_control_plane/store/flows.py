@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, tuple_, update
@@ -14,6 +15,7 @@ from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.admin import quarantine, release_from_quarantine
+from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.heads import add_states
 from heliograph_control_plane.store.paging import decode_token, page_of
 from heliograph_control_plane.store.records import (
@@ -29,6 +31,9 @@ from heliograph_control_plane.store.records import (
     Scope,
 )
 from heliograph_control_plane.store.writer import Transaction
+
+_REMEMBERED_VERSIONS: Final = 500
+_REMEMBERED_GRAPH_BYTES: Final = 16 << 20
 
 _p = schema.projects.c
 _f = schema.flows.c
@@ -101,13 +106,29 @@ def requirement_id(tx: Transaction, project: int, launcher: str, host: str, labe
     return found
 
 
-def read_requirements(connection: Connection, ids: Sequence[int]) -> dict[int, Requirement]:
-    """Returns requirements by key."""
+def read_requirements(connection: Connection, ids: Sequence[int] | None = None) -> dict[int, Requirement]:
+    """Returns requirements by key; all of them without `ids`."""
     query = select(_r.id, _p.name, _r.launcher, _r.host, _r.labels).join(schema.projects, _p.id == _r.project_id)
     return {
         key: Requirement(project, launcher, host, tuple(json.loads(labels)))
-        for key, project, launcher, host, labels in connection.execute(query.where(_r.id.in_(ids)))
+        for key, project, launcher, host, labels in connection.execute(
+            query if ids is None else query.where(_r.id.in_(ids))
+        )
     }
+
+
+# Requirements are only ever added. Several writers may commit them out of the order of their keys.
+_NEWEST_REQUIREMENT: Final = Query("SELECT max(id), 0 FROM requirements", "SELECT max(id), count(*) FROM requirements")
+
+
+def remembered_requirements(tx: Transaction) -> dict[int, Requirement]:
+    """Returns all requirements by key; the same dict as long as there are no new ones."""
+    newest = tuple(_NEWEST_REQUIREMENT.run(tx.connection)[0])
+    known: tuple[object, dict[int, Requirement]] | None = tx.memory.get("requirements")
+    if known is None or known[0] != newest:
+        known = tx.memory["requirements"] = (newest, read_requirements(tx.connection))
+        tx.memory.pop("fitting", None)
+    return known[1]
 
 
 # --- flows and versions ---------------------------------------------------------------------------------------------
@@ -135,10 +156,20 @@ def _version(row: Row[Any], *, with_graph: bool = True) -> FlowVersion:
     )  # fmt: skip
 
 
-def read_versions(connection: Connection, ids: Sequence[int]) -> dict[int, FlowVersion]:
-    """Returns versions by key, with their graphs."""
-    query = _version_query().add_columns(_v.id).where(_v.id.in_(ids))
-    return {row.id: _version(row) for row in connection.execute(query)}
+def remembered_versions(tx: Transaction, ids: Collection[int]) -> dict[int, FlowVersion]:
+    """Returns versions by key, with their graphs. Those that are asked for again and again are kept: none changes."""
+    known: OrderedDict[int, FlowVersion] = tx.memory.setdefault("versions", OrderedDict())
+    found = {key: known[key] for key in ids if key in known}
+    for key in found:
+        known.move_to_end(key)
+    if missing := [key for key in ids if key not in found]:
+        query = _version_query().add_columns(_v.id).where(_v.id.in_(missing))
+        for row in tx.connection.execute(query):
+            found[row.id] = known[row.id] = _version(row)
+        size = sum(len(version.graph) for version in known.values())
+        while len(known) > 1 and (len(known) > _REMEMBERED_VERSIONS or size > _REMEMBERED_GRAPH_BYTES):
+            size -= len(known.popitem(last=False)[1].graph)
+    return found
 
 
 def register_flow_version(tx: Transaction, new: NewFlowVersion) -> Registered:

@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import bindparam, select
-
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import InternalError, NotFoundError
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
-from heliograph_control_plane.store.database import Row, bulk_insert, bulk_update
+from heliograph_control_plane.store.database import Query, Row, bulk_insert, bulk_update
 from heliograph_control_plane.store.writer import Transaction
 
 _COLUMNS: Final = (
@@ -25,13 +23,11 @@ _COLUMNS: Final = (
     "ready_micros", "heard_micros", "deadline_micros", "last_sequence", "missing_events", "counts",
     "cancel_requested", "presumed_dead", "failure",
 )  # fmt: skip
-_t = schema.flow_runs.c
-_SELECT = (
-    select(_t.id, _t.uuid, _t.requirement_id, _t.scheduled_micros, *(_t[name] for name in _COLUMNS))
-    .where(_t.uuid.in_(bindparam("uuids", expanding=True)))
-    .order_by(_t.id)
+_HEAD: Final = f"SELECT id, uuid, requirement_id, scheduled_micros, {', '.join(_COLUMNS)} FROM flow_runs"  # noqa: S608 - names of this file
+_SELECT: Final = Query(
+    f"{_HEAD} WHERE uuid IN (SELECT value FROM json_each(?)) ORDER BY id",  # noqa: S608 - as above
+    f"{_HEAD} WHERE uuid = ANY(%s::text[]) ORDER BY id FOR UPDATE",
 )
-_SELECT_LOCKED = _SELECT.with_for_update()
 _SAVE = bulk_update(schema.flow_runs, ("id", "epoch", "last_sequence", "state_ordinal"), _COLUMNS)
 _ADD_STATES = bulk_insert(
     schema.flow_run_states,
@@ -115,9 +111,8 @@ class Head:
 
 def load_heads(tx: Transaction, uuids: Collection[str]) -> dict[str, Head]:
     """Loads runs to change them, locked where several writers share the database. Unknown ones are left out."""
-    statement = _SELECT_LOCKED if tx.locking else _SELECT
     heads: dict[str, Head] = {}
-    for row in tx.connection.execute(statement, {"uuids": list(uuids)}):
+    for row in _SELECT.run(tx.connection, list(uuids)) if uuids else ():
         head = Head(*row)
         head.state, head.phase = StateCode(head.state), Phase(head.phase)
         head.fence = (head.epoch, head.last_sequence, head.state_ordinal)

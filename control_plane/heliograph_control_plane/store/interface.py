@@ -195,9 +195,12 @@ class Store(Protocol):
         """Leases due runs that the agent can take, the longest due first, for 30 s. An answer that gave leases is
         given again for its `request_id` while they live. Raises NotFoundError for an agent that never registered."""
 
-    def accept_flow_run(self, agent: str, run_id: str, epoch: int, token_hash: bytes) -> Pending[FlowRun]:
+    def accept_flow_run(
+        self, agent: str, run_id: str, epoch: int, token_hash: bytes, project: str = "", scope: Scope = None
+    ) -> Pending[None]:
         """Confirms a lease: the run is Submitted, and its run token's hash is kept. Again under the same epoch, before
-        the token was used, replaces the hash. Raises LeaseLostError."""
+        the token was used, replaces the hash. Raises LeaseLostError, and NotFoundError for a run that is not in
+        `project` (when given) and `scope`."""
 
     def release_flow_run(
         self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, func, select, update
 
 from heliograph.engine.codes import FailureCode, StateCode
-from heliograph.exceptions import IllegalTransitionError, InvalidArgumentError, LeaseLostError, NotFoundError
+from heliograph.exceptions import (
+    HeliographError,
+    IllegalTransitionError,
+    InvalidArgumentError,
+    LeaseLostError,
+    NotFoundError,
+)
 from heliograph_control_plane.domain import batches
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.matching import match
@@ -17,10 +24,10 @@ from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.admin import quarantine
 from heliograph_control_plane.store.agents import note_heartbeat
-from heliograph_control_plane.store.database import bulk_insert
+from heliograph_control_plane.store.database import Query, bulk_insert
 from heliograph_control_plane.store.events import adopt, command_for
-from heliograph_control_plane.store.flow_runs import failure_of, make_run, read_rows, read_run
-from heliograph_control_plane.store.flows import read_requirements, read_versions
+from heliograph_control_plane.store.flow_runs import failure_of, make_run, read_run
+from heliograph_control_plane.store.flows import read_requirements, remembered_requirements, remembered_versions
 from heliograph_control_plane.store.heads import Head, load_head, load_heads, save_heads
 from heliograph_control_plane.store.records import (
     FlowRun,
@@ -33,31 +40,43 @@ from heliograph_control_plane.store.records import (
     Scope,
     Upcoming,
 )
-from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.requests import find_effect, record_effects
 from heliograph_control_plane.store.writer import Transaction
 
 _t = schema.flow_runs.c
 _r = schema.requirements.c
-_a = schema.agents.c
 
-_CLAIM_SQLITE = text(
+_RUN_COLUMNS: Final = (
+    "id, uuid, version_id, requirement_id, run_name, state, state_micros, parameters_json, create_micros,"
+    " scheduled_micros, start_micros, end_micros, created_by, attempt, epoch, agent, failure, last_sequence,"
+    " presumed_dead, missing_events, counts, cancel_requested, heard_micros, phase"
+)
+_AGENT: Final = Query(
+    "SELECT launcher, labels, host, projects FROM agents WHERE name = ?",
+    "SELECT launcher, labels, host, projects FROM agents WHERE name = %s",
+)
+# Rows of requirements are never deleted. Several writers may commit them out of the order of their keys.
+_NEWEST_REQUIREMENT: Final = Query("SELECT max(id), 0 FROM requirements", "SELECT max(id), count(*) FROM requirements")
+_CLAIM: Final = Query(
     "UPDATE flow_runs SET phase = 1, epoch = max(epoch, :epoch_base) + 1, agent = :agent, last_sequence = 0,"
     " ready_micros = NULL, heard_micros = :now, deadline_micros = :expire WHERE id IN ("
     " SELECT run.id FROM json_each(:requirements) AS wanted JOIN flow_runs AS run ON run.id IN ("
     "  SELECT id FROM flow_runs WHERE requirement_id = wanted.value AND ready_micros <= :now"
     "  ORDER BY ready_micros, id LIMIT :count)"
     " ORDER BY run.ready_micros, run.id LIMIT :count)"
-    " AND ready_micros <= :now RETURNING id, epoch"
-)
-_CLAIM_POSTGRESQL = text(
-    "WITH due AS MATERIALIZED (SELECT run.id FROM unnest(CAST(:requirements AS bigint[])) AS wanted (id)"
+    " AND ready_micros <= :now RETURNING id, epoch",
+    "WITH due AS MATERIALIZED (SELECT run.id FROM unnest(%(requirements)s::bigint[]) AS wanted (id)"
     " CROSS JOIN LATERAL (SELECT id, ready_micros FROM flow_runs"
-    "  WHERE requirement_id = wanted.id AND ready_micros <= :now"
-    "  ORDER BY ready_micros, id LIMIT :count FOR UPDATE SKIP LOCKED) AS run"
-    " ORDER BY run.ready_micros, run.id LIMIT :count)"
-    " UPDATE flow_runs SET phase = 1, epoch = greatest(flow_runs.epoch, :epoch_base) + 1, agent = :agent,"
-    " last_sequence = 0, ready_micros = NULL, heard_micros = :now, deadline_micros = :expire FROM due"
-    " WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= :now RETURNING flow_runs.id, flow_runs.epoch"
+    "  WHERE requirement_id = wanted.id AND ready_micros <= %(now)s"
+    "  ORDER BY ready_micros, id LIMIT %(count)s FOR UPDATE SKIP LOCKED) AS run"
+    " ORDER BY run.ready_micros, run.id LIMIT %(count)s)"
+    " UPDATE flow_runs SET phase = 1, epoch = greatest(flow_runs.epoch, %(epoch_base)s) + 1, agent = %(agent)s,"
+    " last_sequence = 0, ready_micros = NULL, heard_micros = %(now)s, deadline_micros = %(expire)s FROM due"
+    " WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= %(now)s RETURNING flow_runs.id, flow_runs.epoch",
+)
+_RUNS: Final = Query(
+    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id IN (SELECT value FROM json_each(?)) ORDER BY scheduled_micros, id",  # noqa: S608 - names of this file
+    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id = ANY(%s::bigint[]) ORDER BY scheduled_micros, id",  # noqa: S608 - as above
 )
 
 
@@ -70,32 +89,27 @@ class LeaseStore:
 
     def claim(self, tx: Transaction, agent: str, request_id: str, max_runs: int, scope: Scope) -> tuple[Lease, ...]:
         """Leases due runs that the agent fits, the longest due first."""
-        row = tx.connection.execute(
-            select(_a.launcher, _a.labels, _a.host, _a.projects).where(_a.name == agent)
-        ).first()
-        if row is None:
+        found = _AGENT.run(tx.connection, agent)
+        if not found:
             raise NotFoundError(f"there is no agent {agent}")
         request = RequestKey(f"LeaseFlowRuns/{agent}", request_id, b"")
         if request_id and (given := find_effect(tx, request)) is not None:
             return self._given(tx, agent, json.loads(given))
-        fitting = _fitting(tx, row, scope)
+        fitting = _fitting(tx, found[0], scope)
         if not fitting or max_runs < 1:
             return ()
         claimed = self._take(tx, agent, fitting, max_runs)
         if not claimed:
             return ()
         if request_id:
-            record_effect(tx, request, json.dumps(claimed))
+            record_effects(tx, [(request, json.dumps(claimed))])
         return self._leases(tx, [key for key, _ in claimed])
 
     def _take(self, tx: Transaction, agent: str, fitting: list[int], count: int) -> list[tuple[int, int]]:
         """The claim itself: a run is given to whoever finds it claimable, in the statement that makes it not so."""
-        rows = tx.connection.execute(
-            _CLAIM_POSTGRESQL if tx.locking else _CLAIM_SQLITE,
-            {
-                "requirements": fitting if tx.locking else json.dumps(fitting), "now": tx.now, "agent": agent,
-                "expire": tx.now + rules.ACCEPT_WITHIN, "epoch_base": self.epoch_base, "count": count,
-            },
+        rows = _CLAIM.run_named(
+            tx.connection, requirements=fitting, now=tx.now, agent=agent, expire=tx.now + rules.ACCEPT_WITHIN,
+            epoch_base=self.epoch_base, count=count,
         )  # fmt: skip
         return [(row.id, row.epoch) for row in rows]
 
@@ -111,19 +125,21 @@ class LeaseStore:
         return self._leases(tx, alive, claimed=False)
 
     def _leases(self, tx: Transaction, keys: list[int], *, claimed: bool = True) -> tuple[Lease, ...]:
-        rows = read_rows(tx.connection, keys)
-        versions = read_versions(tx.connection, list({row.version_id for row in rows}))
+        rows = _RUNS.run(tx.connection, keys)
+        versions = remembered_versions(tx, {row.version_id for row in rows})
+        needed = remembered_requirements(tx)
         if claimed:
             tx.runs.update(row.uuid for row in rows)
         leases: list[Lease] = []
         for row in rows:
+            version = versions[row.version_id]
             try:
-                run = make_run(row, tx.now)
+                run = make_run(row, version, needed[row.requirement_id], tx.now)
             except (ValueError, TypeError) as error:
                 _set_aside(tx, row, type(error).__name__)
                 continue
             expire = row.heard_micros + rules.ACCEPT_WITHIN
-            leases.append(Lease(run, versions[row.version_id], row.epoch, row.attempt + 1, expire))
+            leases.append(Lease(run, version, row.epoch, row.attempt + 1, expire))
         return tuple(leases)
 
     def heartbeat(self, tx: Transaction, agent: str, held: Sequence[HeldRun], draining: bool) -> tuple[RunCommand, ...]:
@@ -167,13 +183,8 @@ def _set_aside(tx: Transaction, row: Any, reason: str) -> None:
 
 
 def _fitting(tx: Transaction, agent: Any, scope: Scope) -> list[int]:
-    """Returns keys of the requirements that an agent meets. Requirements are never changed, only added."""
-    newest, count = tx.connection.execute(select(func.max(_r.id), func.count())).one()
-    known = tx.memory.get("requirements")
-    if known is None or known[0] != (newest, count):
-        ids = list(tx.connection.scalars(select(_r.id)))
-        known = tx.memory["requirements"] = ((newest, count), read_requirements(tx.connection, ids))
-        tx.memory.pop("fitting", None)
+    """Returns keys of the requirements that an agent meets."""
+    known = remembered_requirements(tx)
     projects = set(json.loads(agent.projects)) or None
     if scope is not None:
         projects = set(scope) if projects is None else projects & scope
@@ -184,7 +195,7 @@ def _fitting(tx: Transaction, agent: Any, scope: Scope) -> list[int]:
             remembered.clear()
         remembered[key] = [
             number
-            for number, needed in known[1].items()
+            for number, needed in known.items()
             if match(
                 required_labels=needed.labels, required_launcher=needed.launcher, required_host=needed.host,
                 project=needed.project, labels=json.loads(agent.labels), launcher=agent.launcher,
@@ -210,24 +221,58 @@ def _leased(tx: Transaction, agent: str, run_id: str, epoch: int) -> Head:
     return head
 
 
-def accept(tx: Transaction, agent: str, run_id: str, epoch: int, token_hash: bytes) -> FlowRun:
-    """Confirms a lease and keeps the hash of its run token."""
-    head = _leased(tx, agent, run_id, epoch)
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """One call that confirms a lease. `project` and `scope`: where the caller may have runs."""
+
+    agent: str
+    run_id: str
+    epoch: int
+    token_hash: bytes
+    project: str = ""
+    scope: Scope = None
+
+
+def accept(tx: Transaction, calls: list[Acceptance]) -> list[HeliographError | None]:
+    """Confirms leases, and keeps the hashes of their run tokens."""
+    heads = load_heads(tx, {call.run_id for call in calls})
+    needed = remembered_requirements(tx)
+    answers: list[HeliographError | None] = []
+    changed: dict[int, Head] = {}
+    hashes: dict[tuple[int, int], bytes] = {}
+    for call in calls:
+        head = heads.get(call.run_id)
+        project = needed[head.requirement_id].project if head else ""
+        if head is None or (call.project or project) != project or not (call.scope is None or project in call.scope):
+            answers.append(NotFoundError("no such flow run"))
+            continue
+        refusal = _refuse_acceptance(tx, head, call)
+        answers.append(refusal)
+        if refusal is None:
+            if head.phase is Phase.OFFERED:
+                head.attempt += 1
+                head.hold(tx.now)
+                head.enter(StateCode.SUBMITTED, tx.now, tx.now, f"agents/{call.agent}")
+                changed[head.id] = head
+            hashes[head.id, call.epoch] = call.token_hash
+    save_heads(tx, changed.values())
+    _PUT_TOKEN.run(tx.connection, [(*place, value, 0) for place, value in hashes.items()])
+    return answers
+
+
+def _refuse_acceptance(tx: Transaction, head: Head, call: Acceptance) -> HeliographError | None:
+    if head.epoch != call.epoch or head.agent != call.agent:
+        return LeaseLostError("the run has another lease")
     if head.phase is Phase.OFFERED:
-        head.attempt += 1
-        head.hold(tx.now)
-        head.enter(StateCode.SUBMITTED, tx.now, tx.now, f"agents/{agent}")
-        save_heads(tx, [head])
-    elif head.phase is not Phase.HELD:
-        raise LeaseLostError("the lease has ended")
-    elif tx.connection.scalar(
+        return None
+    if head.phase is not Phase.HELD:
+        return LeaseLostError("the lease has ended")
+    used = tx.connection.scalar(
         select(schema.run_tokens.c.used).where(
-            schema.run_tokens.c.run_id == head.id, schema.run_tokens.c.epoch == epoch
+            schema.run_tokens.c.run_id == head.id, schema.run_tokens.c.epoch == call.epoch
         )
-    ):
-        raise IllegalTransitionError("the run was accepted, and its token is in use")
-    _PUT_TOKEN.run(tx.connection, [(head.id, epoch, token_hash, 0)])
-    return read_run(tx.connection, run_id, tx.now)
+    )
+    return IllegalTransitionError("the run was accepted, and its token is in use") if used else None
 
 
 def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int) -> FlowRun:
@@ -267,7 +312,7 @@ def report_exit(tx: Transaction, agent: str, run_id: str, epoch: int, failure: b
 
 
 def _tell_ready(tx: Transaction, heads: Sequence[Head]) -> None:
-    requirements = read_requirements(tx.connection, list({head.requirement_id for head in heads}))
+    requirements = remembered_requirements(tx)
     for head in heads:
         assert head.ready_micros is not None
         tx.becomes_ready(requirements[head.requirement_id], head.ready_micros)

@@ -49,12 +49,16 @@ from heliograph_control_plane.store.records import (
     Token,
     Upcoming,
 )
-from heliograph_control_plane.store.writer import Transaction, Writer
+from heliograph_control_plane.store.writer import GroupOperation, Transaction, Writer
 
 T = TypeVar("T")
 
 _READERS: Final = 4
 _LOG_READERS: Final = 2
+
+
+_CREATE: Final = GroupOperation(flow_runs.create_flow_runs)
+_ACCEPT: Final = GroupOperation(leases.accept)
 
 
 class SqlStore:
@@ -199,7 +203,7 @@ class SqlStore:
 
     def create_flow_run(self, new: NewFlowRun, request: RequestKey | None = None) -> Pending[FlowRun]:
         """Creates a run."""
-        return self._write(lambda tx: flow_runs.create_flow_run(tx, new, request))
+        return self._writer.submit_grouped(_CREATE, (new, request), 3)
 
     def get_flow_run(self, run_id: str) -> Pending[FlowRun]:
         """Returns one run."""
@@ -271,9 +275,12 @@ class SqlStore:
         """Leases due runs."""
         return self._write(lambda tx: self._leases.claim(tx, agent, request_id, max_runs, scope))
 
-    def accept_flow_run(self, agent: str, run_id: str, epoch: int, token_hash: bytes) -> Pending[FlowRun]:
+    def accept_flow_run(
+        self, agent: str, run_id: str, epoch: int, token_hash: bytes, project: str = "", scope: Scope = None
+    ) -> Pending[None]:
         """Confirms a lease."""
-        return self._write(lambda tx: leases.accept(tx, agent, run_id, epoch, token_hash))
+        acceptance = leases.Acceptance(agent, run_id, epoch, token_hash, project, scope)
+        return self._writer.submit_grouped(_ACCEPT, acceptance, 3)
 
     def release_flow_run(
         self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int

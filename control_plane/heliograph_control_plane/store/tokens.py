@@ -14,7 +14,7 @@ from heliograph_control_plane.domain.runs import LATE_REPORTS, SECOND
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.paging import decode_token, page_of
 from heliograph_control_plane.store.records import NewToken, Page, RequestKey, RunPrincipal, Token
-from heliograph_control_plane.store.requests import find_effect, record_effect
+from heliograph_control_plane.store.requests import find_effect, record_effects
 from heliograph_control_plane.store.writer import Transaction
 
 _k = schema.tokens.c
@@ -55,7 +55,7 @@ def create_token(tx: Transaction, new: NewToken, request: RequestKey | None) -> 
         )
     )  # fmt: skip
     if request is not None:
-        record_effect(tx, request, token_id)
+        record_effects(tx, [(request, token_id)])
     tx.tokens = True
     row = _find(tx.connection, token_id)
     assert row is not None

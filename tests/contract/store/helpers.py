@@ -113,7 +113,12 @@ class Bench:
         """Creates a run that is leased and accepted."""
         run = self.create()
         (lease,) = [one for one in self.lease(agent, 100) if one.flow_run.run_id == run.run_id]
-        return self.store.accept_flow_run(agent, run.run_id, lease.epoch, TOKEN).result()
+        return self.accept(agent, run.run_id, lease.epoch)
+
+    def accept(self, agent: str, run_id: str, epoch: int, token_hash: bytes = TOKEN) -> FlowRun:
+        """Confirms a lease."""
+        self.store.accept_flow_run(agent, run_id, epoch, token_hash).result()
+        return self.get(run_id)
 
     def running(self) -> FlowRun:
         """Creates a run whose flow reported Running."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task, version
 
@@ -96,9 +98,9 @@ def test_a_poll_that_got_nothing_may_go_on_under_its_request_id(bench: Bench) ->
 def test_acceptance_submits_the_run_once(bench: Bench) -> None:
     run = bench.create()
     (lease,) = bench.lease()
-    accepted = bench.store.accept_flow_run("a", run.run_id, lease.epoch, b"one").result()
+    accepted = bench.accept("a", run.run_id, lease.epoch, b"one")
     assert (accepted.state, accepted.attempt, accepted.agent) == (S.SUBMITTED, 1, "a")
-    again = bench.store.accept_flow_run("a", run.run_id, lease.epoch, b"two").result()
+    again = bench.accept("a", run.run_id, lease.epoch, b"two")
     assert again.attempt == 1
     assert bench.store.authenticate_run(run.run_id, lease.epoch, b"one").result() is None
     assert bench.store.authenticate_run(run.run_id, lease.epoch, b"two").result() is not None
@@ -278,6 +280,38 @@ def test_an_operator_confirms_only_what_is_lost(bench: Bench) -> None:
     assert bench.store.list_flow_run_states(run.run_id).result()[-1].set_by == "users/ann"
     bench.send(run, 2, flow(S.SUCCESS))
     assert bench.get(run).state is S.CRASHED
+
+
+def test_acceptances_that_share_a_commit_are_judged_one_by_one(bench: Bench) -> None:
+    for _ in range(3):
+        bench.create()
+    first, second, third = bench.lease(count=3)
+    gate = threading.Event()
+    bench.store._write(lambda _tx: gate.wait(30))  # they gather behind it
+    good = [
+        bench.store.accept_flow_run("a", first.flow_run.run_id, first.epoch, b"one"),
+        bench.store.accept_flow_run("a", first.flow_run.run_id, first.epoch, b"two"),
+        bench.store.accept_flow_run("a", third.flow_run.run_id, third.epoch, b"three", "p", frozenset({"p", "q"})),
+    ]
+    stale = bench.store.accept_flow_run("a", second.flow_run.run_id, second.epoch + 1, TOKEN)
+    hidden = [
+        bench.store.accept_flow_run("a", "nowhere", 1, TOKEN),
+        bench.store.accept_flow_run("a", second.flow_run.run_id, second.epoch, TOKEN, "q"),
+        bench.store.accept_flow_run("a", second.flow_run.run_id, second.epoch, TOKEN, "", frozenset({"q"})),
+    ]
+    gate.set()
+    for call in good:
+        call.result()
+    with pytest.raises(LeaseLostError):
+        stale.result()
+    for call in hidden:
+        with pytest.raises(NotFoundError):
+            call.result()
+    states = [bench.get(lease.flow_run).state for lease in (first, second, third)]
+    assert states == [S.SUBMITTED, S.SCHEDULED, S.SUBMITTED]
+    run_id = first.flow_run.run_id
+    assert bench.store.authenticate_run(run_id, 1, b"one").result() is None
+    assert bench.store.authenticate_run(run_id, 1, b"two").result() is not None
 
 
 def test_a_run_that_nobody_takes_crashes_after_a_week(bench: Bench) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import pytest
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, version
+from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, new_run, version
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import (
@@ -14,9 +17,31 @@ from heliograph.exceptions import (
     NotFoundError,
     RequestIdReusedError,
 )
-from heliograph_control_plane.store.records import Changes, FlowRunQuery, RequestKey
+from heliograph_control_plane.store.pending import Pending
+from heliograph_control_plane.store.records import Changes, FlowRun, FlowRunQuery, RequestKey
 
 S = StateCode
+
+
+def test_creations_that_share_a_commit_are_judged_one_by_one(bench: Bench) -> None:
+    gate = threading.Event()
+    bench.store._write(lambda _tx: gate.wait(30))  # they gather behind it
+
+    def create(name: str, request: str, content: bytes = b"", flow: str = "etl") -> Pending[FlowRun]:
+        new = replace(new_run(name), flow=flow)
+        return bench.store.create_flow_run(new, RequestKey("CreateFlowRun/ann", request, content))
+
+    one, again, other = create("one", "r1"), create("two", "r1"), create("three", "r1", b"other")
+    twin, unknown, last = create("one", "r2"), create("four", "r3", flow="no such"), create("five", "r4")
+    gate.set()
+    assert (one.result().run_id, again.result().run_id, last.result().run_id) == ("one", "one", "five")
+    for call, error in ((other, RequestIdReusedError), (twin, AlreadyExistsError), (unknown, NotFoundError)):
+        with pytest.raises(error):
+            call.result()
+    stored = bench.store.get_flow_runs(["one", "two", "three", "four", "five"]).result()
+    assert [run.run_id for run in stored] == ["one", "five"]
+    assert stored[0] == one.result()
+    assert [bench.history(run) for run in stored] == [["SCHEDULED"]] * 2
 
 
 def test_a_run_remembers_what_it_was_created_with(bench: Bench) -> None:
@@ -141,7 +166,7 @@ def test_subscribers_hear_of_every_commit(bench: Bench) -> None:
     bench.store.ping().result()
     bench.agent("x", ["x"])
     (lease,) = bench.lease("x")
-    accepted = bench.store.accept_flow_run("x", run.run_id, lease.epoch, TOKEN).result()
+    accepted = bench.accept("x", run.run_id, lease.epoch, TOKEN)
     bench.send(accepted, 1, flow(S.RUNNING))
     bench.store.reap().result()
     bench.store.reap().result()  # the answer comes before the news; the second answer comes after it
