@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 import pytest
 
-from heliograph.cli.main import cli
+from heliograph.cli.main import EXIT_CODES, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -128,6 +128,28 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
 @pytest.mark.parametrize(("where", "command"), COMMANDS)
 def test_commands_exist_with_their_options(where: str, command: str) -> None:
     assert not complaint(command), f"{where}: {command}"
+
+
+def commands(group: click.Group, above: str) -> list[str]:
+    """Returns the commands below a group, as they are typed."""
+    context = click.Context(group)
+    found = []
+    for name in group.list_commands(context):
+        below = group.get_command(context, name)
+        words = f"{above} {name}"
+        found += commands(below, words) if isinstance(below, click.Group) else [words]
+    return found
+
+
+def test_every_command_is_in_the_list() -> None:
+    listed = " ".join(named(ROOT / "docs" / "cli.md")).replace("heliograph agent ", "heliograph agents ")
+    assert not [command for command in commands(cli, "heliograph") if command not in listed]
+
+
+def test_exit_codes_are_those_of_the_help() -> None:
+    told = set(re.findall(r"\b(\d+)  +\w", EXIT_CODES))
+    table = re.findall(r"^\| (\d+) \| .+ \|$", (ROOT / "docs" / "cli.md").read_text("utf-8"), re.MULTILINE)
+    assert set(table) == told
 
 
 @pytest.mark.parametrize(
