@@ -80,6 +80,7 @@ class Flow(RunMethods):
         environment: Any = None,
     ) -> None:
         self.name = checked_name(name, "a flow")
+        self._made_as = self.name  # what an agent finds that runs the flow's file
         self.schedule = schedule
         self.environment = environment
         self.executor = executor if executor is not None else getattr(environment, "executor", None)

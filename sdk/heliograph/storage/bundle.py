@@ -64,12 +64,18 @@ def build_bundle(
 
     Raises:
         StorageError: If there is no file (and no pickle is asked for), a needed file is ignored, it is too large, or
-            the flow cannot be pickled.
+            the flow cannot be pickled, or it was renamed after it was made (and no pickle is asked for).
         CycleError: If the flow's graph has a cycle.
     """
     from heliograph.engine.graph import compile_flow
 
     graph_hash = compile_flow(flow).graph_hash()
+    made_as = getattr(flow, "_made_as", flow.name)
+    if not pickle and flow.name != made_as:
+        raise StorageError(
+            f"the flow {made_as!r} was renamed to {flow.name!r} after it was made: its file makes no flow of that name",
+            hint=f"Make it under that name, Flow({flow.name!r}), or register it with pickle=True.",
+        )
     source = _find_source(flow, Path(flow_file).resolve() if flow_file is not None else None)
     if source is None and not pickle:
         raise StorageError(

@@ -9,7 +9,7 @@ __all__ = ["DEFAULT_RULES", "IgnoreRules"]
 
 DEFAULT_RULES = (
     ".*/", ".env", ".env.*", ".DS_Store", "__pycache__/", "*.py[cod]", "*.egg-info/", "venv/", "node_modules/",
-    "*.pem", "*.key", "id_rsa*", "id_ed25519*", "*.sqlite", "*.db", "*.log",
+    "*.pem", "*.key", "*.token", "id_rsa*", "id_ed25519*", "*.sqlite", "*.db", "*.log",
 )  # fmt: skip
 """Left out where no version control says what belongs to the project: hidden folders, caches, environments, keys."""
 

@@ -178,6 +178,17 @@ def test_a_flow_without_a_file_needs_a_pickle_and_the_error_says_so() -> None:
     assert bundle.manifest.cloudpickle
 
 
+def test_a_flow_that_was_renamed_is_refused_before_an_agent_looks_for_it_in_vain(project: Project) -> None:
+    _, flow = project({})
+    flow.name = "other"
+    with pytest.raises(StorageError, match=r"'etl' was renamed to 'other'") as refused:
+        build_bundle(flow)
+    assert "Flow('other')" in (refused.value.hint or "")
+    assert build_bundle(flow, pickle=True).manifest.flow == "other"
+    flow.name = "etl"
+    assert build_bundle(flow).manifest.flow == "etl"
+
+
 def test_what_cannot_be_pickled_is_named(project: Project) -> None:
     import threading
 
