@@ -145,3 +145,39 @@ def test_a_flow_that_survives_its_supervisor_is_found(make_stack: StackFactory) 
     """The planted twin: the flow process is not bound to its supervisor's life."""
     with pytest.raises(AssertionError, match="ends with its supervisor"):
         supervisor_killed(make_stack(planted="outlive_the_supervisor"))
+
+
+# --- the agent's token ----------------------------------------------------------------------------------------------
+
+
+def token_revoked(stack: Stack) -> None:
+    """Revokes the agent's token while states wait beside a frozen supervisor, and kills that supervisor."""
+    run, seen = start(stack, count=200, seconds=0.2)
+    pids = processes_of(stack, run)
+    supervisor = psutil.Process(pids["supervisor_pid"])
+    supervisor.suspend()
+    frozen_at = len(witness(seen))
+    wait_until(lambda: len(witness(seen)) >= frozen_at + 5, "the flow goes on beside a frozen supervisor")
+    (token,) = [token for token in stack.json("tokens", "ls") if token["principal"] == "services/agent-1"]
+    stack.cli("tokens", "revoke", token["name"].rpartition("/")[2])
+    supervisor.kill()
+    agent = stack.agents[-1]
+    wait_until(lambda: agent.poll() is not None, "the agent leaves", seconds=30)
+    assert agent.returncode == 4, stack.log("agent-1")
+
+    stack.start_agent()
+    stack.wait_for(run, StateCode.CRASHED, seconds=20)
+    told = {entry.slug for entry in task_states(stack, run) if entry.state is StateCode.RUNNING}
+    told = {slug for slug in told if slug.startswith("step")}
+    assert len(witness(seen)) - len(told) <= 1, "all that ran was told, but for the event of the very last moment"
+
+
+def test_an_agent_whose_token_is_revoked_leaves_and_the_next_one_ships(make_stack: StackFactory) -> None:
+    """The agent says why it leaves; what it could not ship is not thrown away."""
+    token_revoked(make_stack())
+
+
+def test_an_agent_that_gives_up_when_refused_is_found(make_stack: StackFactory) -> None:
+    """The planted twin: a refusal of the token is taken for an answer about the run, and the outbox is removed."""
+    with pytest.raises(AssertionError, match=r"was told|is finished"):
+        token_revoked(make_stack(planted="give_up_when_refused"))

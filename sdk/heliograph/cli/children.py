@@ -21,6 +21,8 @@ POLL_SECONDS = 0.02
 class Child:
     """One `heliograph` process. Its output goes line by line to `on_line`; Ctrl-C reaches its parent alone.
 
+    On POSIX it ends when its parent does, however that ends.
+
     Args:
         name: What the output is prefixed with.
         arguments: Arguments of `heliograph`.
@@ -38,15 +40,19 @@ class Child:
         self.name = name
         self._tail: list[str] = []
         self._on_line = on_line
+        held, self._lifeline = os.pipe()
+        lifeline = ["heliograph.cli.lifeline", str(held)] if os.name == "posix" else ["heliograph.cli"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "heliograph.cli", *arguments],
+            [sys.executable, "-m", *lifeline, *arguments],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # A session of its own: Ctrl-C must reach the parent alone, which ends the parts in order.
             start_new_session=True,
+            pass_fds=(held,) if os.name == "posix" else (),
         )
+        os.close(held)
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
         self._reader.start()
 
@@ -77,6 +83,9 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         self._reader.join(timeout=1.0)
 
 

@@ -73,6 +73,18 @@ def deaf_to_the_end(control: Any) -> None:
     control.ControlSocket.messages = endless
 
 
+def cut_the_lifeline(main: Any) -> None:
+    """Parts of one command do not notice that it ended: their thread waits for something else."""
+    lifeline = sys.modules.get("__main__")
+    if lifeline is not None and hasattr(lifeline, "_watch"):
+        lifeline._watch = lambda _: None
+
+
+def give_up_when_refused(performer: Any) -> None:
+    """The agent takes a refused token for an answer about the run."""
+    performer._worth_another_try = lambda error: error.retryable
+
+
 # --- deaths: no bugs, but the moments at which a process is killed ---------------------------------------------------
 
 
@@ -148,6 +160,7 @@ def forget_offers(offers: Any) -> None:
 
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "adopt_nothing": {"heliograph_agents.launchers.local.launcher": adopt_nothing},
+    "cut_the_lifeline": {"heliograph.cli.main": cut_the_lifeline},
     "die_accepted": {"heliograph_agents.performer": die_accepted},
     "die_asked": {"heliograph_agents.launchers.local.parents": die_asked},
     "die_asking": {"heliograph_agents.launchers.local.parents": die_asking},
@@ -157,6 +170,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "die_writing": {"heliograph_agents.launchers.local.run_directory": die_writing},
     "every_end_is_success": {"heliograph_agents.supervisor": every_end_is_success},
     "forget_offers": {"heliograph_agents.offers": forget_offers},
+    "give_up_when_refused": {"heliograph_agents.performer": give_up_when_refused},
     "leave_the_outbox": {"heliograph_agents.performer": leave_the_outbox},
     "outlive_the_supervisor": {
         "heliograph_agents.processes": outlive_the_supervisor,
