@@ -57,6 +57,10 @@ def _segment_path(folder: Path, lane: Lane, first_sequence: int) -> Path:
     return folder / f"{lane.name}-{first_sequence:016d}.seg"
 
 
+class LaneLostError(Exception):
+    """The lane's file descriptor is not its file's any more: somebody closed it, and may have another file under it."""
+
+
 class LaneWriter:
     """Appends records. One process and one thread at a time.
 
@@ -69,6 +73,7 @@ class LaneWriter:
     def __init__(self, folder: Path, lane: Lane) -> None:
         self._folder, self._lane = folder, lane
         self._descriptor = -1
+        self._identity = (0, 0)
         existing = segments(folder, lane)
         if existing:
             first, path = existing[-1]
@@ -76,6 +81,7 @@ class LaneWriter:
             count, self._size = _whole(self._descriptor)
             os.ftruncate(self._descriptor, self._size)
             os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            self._identity = _identity(self._descriptor)
             self.next_sequence = first + count
         else:
             self.next_sequence = 1
@@ -85,21 +91,36 @@ class LaneWriter:
         """Writes the records with one call, so that a reader soon sees all of them.
 
         Raises:
-            OSError: The disk is full or fails. Nothing of the batch is left in the file: it can be tried again.
+            OSError: The disk is full or fails. `next_sequence` says which records are in the file all the same: a
+                reader may have them already, so they stay. The others can be tried again.
+            LaneLostError: The file was closed by somebody else. Nothing was written.
         """
+        if _identity(self._descriptor) != self._identity:
+            raise LaneLostError("the code of the flow closed file descriptors that are not its own")
         if self._size >= self._lane.segment_bytes:
             self._start_segment()
         data = b"".join(map(record, payloads))
+        written = 0
         try:
-            written = os.write(self._descriptor, data)
             while written < len(data):
-                written += os.write(self._descriptor, data[written:])
+                written += os.write(self._descriptor, data[written:] if written else data)
         except OSError:
-            os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            self._keep_whole(payloads, written)
             raise
         self._size += len(data)
         self.next_sequence += len(payloads)
+
+    def _keep_whole(self, payloads: list[bytes], written: int) -> None:
+        """Cuts off the record that was begun last, after `written` bytes of the batch went out."""
+        for payload in payloads:
+            length = HEADER_BYTES + len(payload)
+            if length > written:
+                break
+            written -= length
+            self._size += length
+            self.next_sequence += 1
+        os.ftruncate(self._descriptor, self._size)
+        os.lseek(self._descriptor, self._size, os.SEEK_SET)
 
     def bytes_on_disk(self) -> int:
         """Returns how much of the disk the lane takes now."""
@@ -139,6 +160,7 @@ class LaneWriter:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.close()
         self._descriptor, self._size = descriptor, 0
+        self._identity = _identity(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +289,15 @@ class LaneReader:
                     break
                 self._open(*successor)
         return True
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Returns which file a descriptor is of; (0, 0) for a closed one."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _whole(descriptor: int) -> tuple[int, int]:

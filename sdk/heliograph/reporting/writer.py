@@ -13,17 +13,21 @@ import contextlib
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from pathlib import Path
 
 from heliograph.reporting.events import FlowItem, LogItem, TaskItem, flow_event, log_entry, task_event
-from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneWriter
+from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneLostError, LaneWriter
 
 GATHER_SECONDS = 0.003
 """How long events gather between two writes of a busy run."""
 
 RETRY_SECONDS = 1.0
 """How long to wait before a full disk or lane is tried again."""
+
+EXIT_LOST = 70
+"""Exit code of a flow process whose own code closed the outbox, or that is a forked copy of another one."""
 
 _BATCH = 4096
 
@@ -60,6 +64,10 @@ class OutboxWriter:
         self._room.set()
         self._closing = threading.Event()
         self._said_full = False
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            this = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _note_fork(this()))
         self._thread = threading.Thread(target=self._run, name="heliograph-outbox", daemon=True)
         self._thread.start()
 
@@ -69,6 +77,7 @@ class OutboxWriter:
 
     def flush(self, timeout_seconds: float) -> bool:
         """Waits until all that was put before is written. False when it was not within the time."""
+        self._leave_if_forked()
         states, logs = threading.Event(), threading.Event()
         self.states.append(states)
         self.logs.append(logs)
@@ -77,18 +86,38 @@ class OutboxWriter:
 
     def wait_for_room(self) -> None:
         """Returns when a new task may start."""
+        self._leave_if_forked()
         while self.full:
             self._room.wait(RETRY_SECONDS)
 
     def close(self, timeout_seconds: float = 10.0) -> bool:
-        """Writes what is left and ends the thread. False when it could not within the time."""
+        """Writes what is left and ends the thread. False when it could not within the time.
+
+        A full disk is waited for, however long: the end of a flow is not told by leaving it out.
+        """
         done = self.flush(timeout_seconds)
+        while not done and self.full:
+            done = self.flush(timeout_seconds)
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout_seconds)
         return done and not self._thread.is_alive()
 
+    def _leave_if_forked(self) -> None:
+        """Ends a copy of the flow process that a task forked and that went on with the flow: there is one already."""
+        if self._forked:
+            _say("a task forked, and the child returned into the flow; the child ends here (os._exit ends it in order)")
+            os._exit(EXIT_LOST)
+
     def _run(self) -> None:
+        try:
+            self._write()
+        except LaneLostError as error:
+            # Whatever has the descriptors now is not to be written to, and a flow that tells nothing must not go on.
+            _say(f"{error}; the run ends here")
+            os._exit(EXIT_LOST)
+
+    def _write(self) -> None:
         wake, closing = self._wake, self._closing
         while True:
             self.idle = True
@@ -131,14 +160,16 @@ class OutboxWriter:
         return payloads, marks
 
     def _write_states(self, payloads: list[bytes], marks: list[threading.Event]) -> bool:
+        before = self._state_lane.next_sequence
         if payloads:
             try:
                 self._state_lane.append(payloads)
             except OSError as error:
-                self._kept = payloads
+                written = self._state_lane.next_sequence - before
+                self._kept = payloads[written:]
                 self.states.extendleft(reversed(marks))
                 self._set_full(f"the run's outbox cannot be written: {error}")
-                return False
+                return written > 0
         for mark in marks:
             mark.set()
         if self.full or self._state_lane.at_segment_end:
@@ -193,6 +224,13 @@ class OutboxWriter:
                 os.write(self._poke_descriptor, b"\0")
 
 
+def _note_fork(outbox: OutboxWriter | None) -> None:
+    """In a forked child: no new task may start, and the first that tries to ends the child."""
+    if outbox is not None:
+        outbox._forked = outbox.full = True  # noqa: SLF001 (one module, one concept)
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(f"heliograph: {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # the flow may have closed or replaced it
+        sys.stderr.write(f"heliograph: {text}\n")
+        sys.stderr.flush()

@@ -85,6 +85,21 @@ def give_up_when_refused(performer: Any) -> None:
     performer._worth_another_try = lambda error: error.retryable
 
 
+def trust_the_descriptor(lanes: Any) -> None:
+    """The outbox writes to whatever has its number."""
+    lanes._identity = lambda _: (0, 0)
+
+
+def go_on_after_a_fork(writer: Any) -> None:
+    """A copy of the flow process does not know that it is one."""
+    writer._note_fork = lambda _: None
+
+
+def spare_the_tree(processes: Any) -> None:
+    """The supervisor ends the flow process and nothing that it started."""
+    processes.kill_descendants = lambda *_: {}
+
+
 # --- deaths: no bugs, but the moments at which a process is killed ---------------------------------------------------
 
 
@@ -176,6 +191,9 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
         "heliograph_agents.processes": outlive_the_supervisor,
         "heliograph_agents.control": deaf_to_the_end,
     },
+    "go_on_after_a_fork": {"heliograph.reporting.writer": go_on_after_a_fork},
+    "spare_the_tree": {"heliograph_agents.processes": spare_the_tree},
+    "trust_the_descriptor": {"heliograph.reporting.lanes": trust_the_descriptor},
     "trim_before_ack": {"heliograph_agents.shipping": trim_before_ack},
 }
 

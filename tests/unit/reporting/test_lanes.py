@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from heliograph.reporting.lanes import Lane, LaneReader, LaneWriter, segments
+from heliograph.reporting.lanes import Lane, LaneLostError, LaneReader, LaneWriter, segments
 
 SMALL = Lane("states", segment_bytes=200, cap_bytes=600)
 
@@ -110,7 +110,9 @@ def test_dropped_segments_are_counted(tmp_path: Path) -> None:
     assert seen + missing == 201
 
 
-def test_a_full_disk_leaves_nothing_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_whole_records_that_a_reader_may_have_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     writer, reader = LaneWriter(tmp_path, SMALL), LaneReader(tmp_path, SMALL)
@@ -126,10 +128,31 @@ def test_a_full_disk_leaves_nothing_of_the_batch(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space"):
-        writer.append(numbered(2, 3))
+        writer.append(numbered(2, 6))
+    seen = read_all(reader)  # before the disk has room again
+    assert seen == numbered(1, 4)
+    assert writer.next_sequence == 5
     monkeypatch.setattr(os, "write", real)
-    writer.append(numbered(2, 3))
-    assert read_all(reader) == numbered(1, 4)
+    writer.append([b"others, of another length"])
+    assert read_all(reader) == [b"others, of another length"]
+
+
+def test_a_descriptor_that_was_closed_and_is_another_files_is_not_written_to(tmp_path: Path) -> None:
+    import os
+
+    folder = tmp_path / "lane"
+    folder.mkdir()
+    writer = LaneWriter(folder, SMALL)
+    writer.append(numbered(1, 1))
+    os.close(writer._descriptor)
+    with pytest.raises(LaneLostError):
+        writer.append(numbered(2, 1))
+    with (tmp_path / "mine").open("wb") as mine:
+        assert mine.fileno() == writer._descriptor
+        with pytest.raises(LaneLostError):
+            writer.append(numbered(2, 1))
+    assert (tmp_path / "mine").read_bytes() == b""
+    assert read_all(LaneReader(folder, SMALL)) == numbered(1, 1)
 
 
 class LaneMachine(RuleBasedStateMachine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_a_full_disk_stops_new_tasks_and_loses_nothing(
     full.set()
     sink.task_state(0, None, StateCode.RUNNING, 1, 1)
     assert refused.wait(5)
+    while not outbox.full:  # set right after the refusal, by the other thread
+        time.sleep(0.001)
     sink.task_state(0, None, StateCode.SUCCESS, 2, 1)  # what runs may end
     started = threading.Event()
 
