@@ -32,6 +32,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 """An answer stops taking in more items beyond this size; clients accept 4 MiB."""
 
 _MAX_REMEMBERED_VERSIONS = 256
+_MAX_REMEMBERED_LATEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,13 @@ class Backend:
     authenticator: Authenticator
     metrics: Metrics
     _versions: OrderedDict[tuple[str, str, int], VersionFacts] = field(default_factory=OrderedDict)
+    _latest: dict[tuple[str, str], int] = field(default_factory=dict)
+    _registrations: int = 0
 
     async def version_facts(self, project: str, flow: str, version: int) -> VersionFacts:
         """What is known of a flow version; 0 means the newest. Raises NotFoundError."""
         if not version:
-            version = (await self.store.get_flow(project, flow)).latest_version
+            version = await self._latest_version(project, flow)
         key = (project, flow, version)
         known = self._versions.get(key)
         if known is None:
@@ -68,6 +71,24 @@ class Backend:
         else:
             self._versions.move_to_end(key)
         return known
+
+    async def _latest_version(self, project: str, flow: str) -> int:
+        known = self._latest.get((project, flow))
+        if known is not None:
+            return known
+        registrations = self._registrations
+        found = await self.store.latest_version(project, flow)
+        # Remembered only where nobody else registers, and when nobody did while it was read.
+        if self.store.kind == "sqlite" and registrations == self._registrations:
+            self._latest[project, flow] = found
+            if len(self._latest) > _MAX_REMEMBERED_LATEST:
+                self._latest.clear()
+        return found
+
+    def registered(self, project: str, flow: str) -> None:
+        """Tells that a flow may have a newer version. Call it after the commit and before the answer."""
+        self._registrations += 1
+        self._latest.pop((project, flow), None)
 
     async def visible_run(self, path: str, name: str) -> FlowRun:
         """Returns the run of that name. Not there and not for this caller are one answer.

@@ -9,7 +9,7 @@ from typing import Any
 from heliograph.api.v1 import flow_service_pb2 as pb
 from heliograph.api.v1 import flow_service_pb2_grpc
 from heliograph_control_plane import calls
-from heliograph_control_plane.store.records import Flow, NewFlowVersion
+from heliograph_control_plane.store.records import Flow, NewFlowVersion, Registered
 
 from . import checks, convert, names
 from .backend import Backend, gather, own_project, page_size
@@ -21,6 +21,7 @@ class FlowService(flow_service_pb2_grpc.FlowServiceServicer):
     """Answers FlowService."""
 
     def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._store = backend.store
 
     async def RegisterFlowVersion(
@@ -31,25 +32,31 @@ class FlowService(flow_service_pb2_grpc.FlowServiceServicer):
         flow = names.new_id("flow_id", request.flow_id, 200)
         # On a thread: a graph of 10,000 tasks takes longer than other calls may be held up.
         await asyncio.to_thread(_check, request)
-        registered = await self._store.register_flow_version(
-            NewFlowVersion(
-                project=project,
-                flow=flow,
-                content_hash=content_hash(request),
-                graph=request.graph.SerializeToString(deterministic=True),
-                bundle=request.bundle.SerializeToString(deterministic=True),
-                launch=request.launch.SerializeToString(deterministic=True),
-                schedule=request.schedule.SerializeToString(deterministic=True) if request.schedule.clocks else b"",
-                labels=tuple(dict.fromkeys(request.launch.labels)),
-                launcher=request.launch.launcher,
-                host=request.bundle.host,
-                created_by=calls.principal().name,
-                schedule_paused=request.schedule_paused,
-            )
+        new = NewFlowVersion(
+            project=project,
+            flow=flow,
+            content_hash=content_hash(request),
+            graph=request.graph.SerializeToString(deterministic=True),
+            bundle=request.bundle.SerializeToString(deterministic=True),
+            launch=request.launch.SerializeToString(deterministic=True),
+            schedule=request.schedule.SerializeToString(deterministic=True) if request.schedule.clocks else b"",
+            labels=tuple(dict.fromkeys(request.launch.labels)),
+            launcher=request.launch.launcher,
+            host=request.bundle.host,
+            created_by=calls.principal().name,
+            schedule_paused=request.schedule_paused,
         )
+        # A task of its own: a caller that goes away must not leave the older version remembered.
+        registered = await asyncio.shield(asyncio.create_task(self._register(new)))
         return pb.RegisterFlowVersionResponse(
             flow_version=convert.flow_version(registered.version), created=registered.created
         )
+
+    async def _register(self, new: NewFlowVersion) -> Registered:
+        try:
+            return await self._store.register_flow_version(new)
+        finally:
+            self._backend.registered(new.project, new.flow)
 
     async def GetFlow(self, request: pb.GetFlowRequest, context: Any) -> pb.Flow:
         """See the API."""

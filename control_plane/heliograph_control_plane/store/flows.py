@@ -260,6 +260,21 @@ def _flow(row: Row[Any]) -> Flow:
     )  # fmt: skip
 
 
+_LATEST: Final = Query(
+    "SELECT f.latest_version FROM flows AS f JOIN projects AS p ON p.id = f.project_id WHERE p.name = ? AND f.name = ?",
+    "SELECT f.latest_version FROM flows AS f JOIN projects AS p ON p.id = f.project_id"
+    " WHERE p.name = %s AND f.name = %s",
+)
+
+
+def latest_version(connection: Connection, project: str, flow: str) -> int:
+    """Returns the number of a flow's newest version."""
+    found = _LATEST.run(connection, project, flow)
+    if not found:
+        raise NotFoundError(f"there is no flow {project}/{flow}")
+    return int(found[0].latest_version)
+
+
 def get_flow(connection: Connection, project: str, flow: str) -> Flow:
     """Returns one flow."""
     row = connection.execute(_flow_query().where(_p.name == project, _f.name == flow)).first()

@@ -101,6 +101,9 @@ class Store(Protocol):
     def get_flow(self, project: str, flow: str) -> Pending[Flow]:
         """Returns one flow."""
 
+    def latest_version(self, project: str, flow: str) -> Pending[int]:
+        """Returns the number of a flow's newest version; quicker than the whole flow."""
+
     def list_flows(self, project: str, scope: Scope, page_size: int, page_token: str) -> Pending[Page[Flow]]:
         """Lists flows by project and name. An empty `project` means all of `scope`."""
 

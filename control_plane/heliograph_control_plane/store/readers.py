@@ -21,7 +21,8 @@ class Readers:
 
     def __init__(self, engine: Engine, count: int, name: str, max_queued: int = 5_000) -> None:
         self._engine = engine
-        self._queue: queue.Queue[tuple[Pending[Any], Callable[[Connection], Any]] | None] = queue.Queue(max_queued)
+        self._queue: queue.SimpleQueue[tuple[Pending[Any], Callable[[Connection], Any]] | None] = queue.SimpleQueue()
+        self._max_queued = max_queued
         self._closing = False
         self._threads = [
             threading.Thread(target=self._loop, name=f"{name}-{number}", daemon=True) for number in range(count)
@@ -35,10 +36,10 @@ class Readers:
         if self._closing:
             pending.fail(UnavailableError("the control plane is stopping"))
             return pending
-        try:
-            self._queue.put_nowait((pending, function))
-        except queue.Full:
+        if self._queue.qsize() >= self._max_queued:
             pending.fail(UnavailableError("the control plane is too busy"))
+        else:
+            self._queue.put((pending, function))
         return pending
 
     def close(self) -> None:

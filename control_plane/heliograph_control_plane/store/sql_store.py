@@ -161,6 +161,10 @@ class SqlStore:
         """Returns one flow."""
         return self._read(lambda c: flows.get_flow(c, project, flow))
 
+    def latest_version(self, project: str, flow: str) -> Pending[int]:
+        """Returns the number of a flow's newest version."""
+        return self._read(lambda c: flows.latest_version(c, project, flow))
+
     def list_flows(self, project: str, scope: Scope, page_size: int, page_token: str) -> Pending[Page[Flow]]:
         """Lists flows."""
         return self._read(lambda c: flows.list_flows(c, project, scope, page_size, page_token))

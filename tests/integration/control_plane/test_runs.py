@@ -477,3 +477,12 @@ def test_a_heartbeat_abandons_what_is_not_the_agents_own(scene: Scene) -> None:
     answer = run.agent_api.agents.HeartbeatAgent(beat)
     assert [(c.flow_run, c.command) for c in answer.commands] == [(other.name, agents_pb.COMMAND_ABANDON)]
     assert answer.next_heartbeat == Duration(seconds=15)
+
+
+def test_a_run_is_of_the_version_that_was_registered_last(scene: Scene) -> None:
+    parent = scene.project()
+    first = scene.flow(parent, flow_id="moving")
+    flow = first.name.rpartition("/versions/")[0]
+    for number in range(1, 6):
+        assert scene.run(flow).flow_version == f"{flow}/versions/{number}"
+        scene.flow(parent, flow_id="moving")  # each has another bundle
