@@ -6,12 +6,13 @@ is. The ledger itself never passes the control plane.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from heliograph.client.refs import task_labels
-from heliograph.exceptions import InvalidArgumentError, NotFoundError
+from heliograph.exceptions import HeliographError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from heliograph.api.v1 import flow_run_service_pb2, flow_service_pb2
@@ -118,11 +119,13 @@ def open_run(client: Client, run: flow_run_service_pb2.FlowRun) -> RunLedger:
     """Opens the ledger of a run.
 
     Raises:
+        NotFoundError: The ledger is in a folder of another host.
         StorageError: The launch settings cannot be read from here.
         ResultStoreError: The ledger cannot be read from here.
     """
-    from heliograph.ledger import LedgerReader, open_store
+    from heliograph.ledger import LedgerReader, LocalLedgerStore, open_store
     from heliograph.storage import BundleFormat, BundleRef, from_reference
+    from heliograph.storage.base import ObjectMissingError
 
     version = client.get_flow_version(run.flow_version)
     bundle = version.bundle
@@ -135,8 +138,39 @@ def open_run(client: Client, run: flow_run_service_pb2.FlowRun) -> RunLedger:
         python_version=bundle.python_version,
         host=bundle.host,
     )
-    launch = from_reference(bundle.storage, bundle.location, host=bundle.host).fetch_launch(reference)
-    return RunLedger(LedgerReader(open_store(launch.ledger), run.name.rpartition("/")[2]), version)
+    run_id = run.name.rpartition("/")[2]
+    try:
+        launch = from_reference(bundle.storage, bundle.location, host=bundle.host).fetch_launch(reference)
+    except ObjectMissingError:
+        if _is_elsewhere(bundle.host):
+            raise _not_here(run_id, bundle.host, bundle.location) from None
+        raise
+    store = open_store(launch.ledger)
+    if isinstance(store, LocalLedgerStore) and run.HasField("start_time") and not store.names(run_id):
+        # It was written by the process of the run, on its agent's host.
+        host = bundle.host or _host_of_agent(client, run.agent)
+        if _is_elsewhere(host):
+            raise _not_here(run_id, host, str(store.dir))
+    return RunLedger(LedgerReader(store, run_id), version)
+
+
+def _is_elsewhere(host: str) -> bool:
+    return bool(host) and host != socket.gethostname()
+
+
+def _not_here(run_id: str, host: str, folder: str) -> NotFoundError:
+    return NotFoundError(
+        f"the ledger of run {run_id} is not on this host, {socket.gethostname()}: it is on host {host}, near {folder}",
+        hint=f"give the same command on {host}; with results in a bucket, the ledger can be read from anywhere",
+    )
+
+
+def _host_of_agent(client: Client, agent: str) -> str:
+    """Returns the host of the agent that a run went to; empty when it is not known, or not to be seen."""
+    try:
+        return next((known.host for known in client.list_agents() if known.name == agent), "")
+    except HeliographError:
+        return ""
 
 
 def find_error(client: Client, error_id: str) -> ErrorText:

@@ -106,7 +106,7 @@ class LedgerReader:
             if found.error_id == error_id:
                 return found
         raise NotFoundError(
-            f"the ledger in {self._store!r} has no error {error_id}",
+            f"the ledger in {self._store} has no error {error_id}",
             hint="Its process may have been killed before the ledger was written; standard error has it then.",
         )
 

@@ -103,6 +103,9 @@ class LocalLedgerStore:
     def _folder(self, flow_run_id: str) -> Path:
         return self.dir / "ledger" / _checked(flow_run_id)
 
+    def __str__(self) -> str:
+        return str(self.dir / "ledger")
+
     def __repr__(self) -> str:
         return f"LocalLedgerStore({str(self.dir)!r})"
 
@@ -144,6 +147,9 @@ class S3LedgerStore:
 
     def _key(self, flow_run_id: str) -> str:
         return f"{self.prefix}/ledger/{_checked(flow_run_id)}/".removeprefix("/")
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}/ledger" if self.prefix else f"s3://{self.bucket}/ledger"
 
     def __repr__(self) -> str:
         return f"S3LedgerStore({self.bucket!r}, {self.prefix!r})"
