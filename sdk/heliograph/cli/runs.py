@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -39,29 +39,57 @@ def runs() -> None:
     cls=Command,
     examples="""
     heliograph runs ls --flow covid/covid-cases --limit 5
+    heliograph runs ls --upcoming
     heliograph runs ls --state Failed --state Crashed -o name
     """,
 )
 @project_option
 @click.option("--flow", metavar="FLOW", help="Only runs of this flow.")
 @click.option("--state", "states", multiple=True, metavar="STATE", help="Only runs in this state. May be repeated.")
+@click.option("--upcoming", is_flag=True, help="Only runs that wait or are scheduled, the next one first.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="Most runs to list.")
 @output_option()
 @pass_session
 def list_runs(
-    session: Session, project: str | None, flow: str | None, states: tuple[str, ...], limit: int, output: str
+    session: Session,
+    project: str | None,
+    flow: str | None,
+    states: tuple[str, ...],
+    upcoming: bool,
+    limit: int,
+    output: str,
 ) -> None:
-    """List runs, newest first."""
+    """List runs: those that go on first, then the newest. Of the scheduled future, `--upcoming` shows more.
+
+    Without --state and --upcoming, a table shows the next 3 scheduled runs at most, and formats for scripts all that
+    --limit has room for.
+    """
+    from heliograph.cli.overview import overview, soonest_first
     from heliograph.cli.report import run_id, run_length
     from heliograph.cli.states import state_cell
     from heliograph.cli.times import ago
     from heliograph.cli.why import lateness
     from heliograph.client.refs import to_datetime
+    from heliograph.engine.codes import StateCode
 
-    wanted = _states(states)
+    if upcoming and states:
+        raise click.UsageError("--upcoming and --state exclude each other.")
+    wanted = [StateCode.SCHEDULED] if upcoming else _states(states)
     flow_name = session.find_flow(flow, project).partition("/versions/")[0] if flow else ""
     if flow_name:
         project = flow_name.split("/")[1]
+
+    def fetch(of: Sequence[StateCode], most: int | None) -> list[flow_run_service_pb2.FlowRun]:
+        return session.client.list_flow_runs(project, flow=flow_name, states=of, limit=most)
+
+    more = ""
+    if upcoming:
+        # The API lists by creation: the soonest are only known when all are there.
+        found = soonest_first(fetch(wanted, None))[:limit]
+    elif wanted or output != "table":
+        found = fetch(wanted, limit)
+    else:
+        found, more = overview(fetch, limit)
 
     def state(run: flow_run_service_pb2.FlowRun) -> Cell:
         cell = state_cell(run.state)
@@ -69,7 +97,7 @@ def list_runs(
         return Cell(f"{cell.text} ({', '.join(notes)})", "red") if notes else cell
 
     emit_list(
-        session.client.list_flow_runs(project, flow=flow_name, states=wanted, limit=limit),
+        found,
         output,
         [
             Column("run", flexible=True), Column("flow", flexible=True), Column("state"), Column("start"),
@@ -88,6 +116,8 @@ def list_runs(
         color=session.color,
         empty="There is no such run. Create one with: heliograph run FLOW",
     )  # fmt: skip
+    if more:
+        print(more, file=sys.stderr)
 
 
 @runs.command(
