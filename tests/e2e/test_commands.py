@@ -7,9 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from tests.e2e import flows
@@ -126,6 +129,24 @@ def test_scheduled_runs_can_be_cancelled_through_a_pipe(cli: Cli) -> None:
     assert "is due at 2199-01-01" in cli("runs", "why", run_id).stdout
     assert "Cancelled." in cli("runs", "cancel", "-", stdin=run_id + "\n").stdout
     assert cli.json("runs", "inspect", run_id)["state"] == "STATE_CANCELLED"
+
+
+def test_a_schedule_is_paused_resumed_and_previewed(cli: Cli, write_flow: WriteFlow) -> None:
+    source = flows.GREETING.replace(
+        'Flow("greeting"', 'Flow("daily", schedule=CronSchedule("0 6 * * *", timezone="Europe/Berlin")'
+    )
+    path = write_flow("from heliograph.schedules import CronSchedule\n" + textwrap.dedent(source))
+    cli("register", str(path), "--project", PROJECT, "--no-schedule")
+    daily = f"{PROJECT}/daily"
+    assert re.search(rf"{daily}\tcron 0 6 \* \* \* Europe/Berlin\tpaused", cli("schedules", "ls").stdout)
+    assert f"The schedule of {daily} is active. Its next run is at " in cli("schedules", "resume", "daily").stdout
+    assert f"heliograph schedules resume {daily}" in cli("schedules", "pause", daily).stdout
+    cli("schedules", "pause", daily)
+    assert cli.json("schedules", "ls", "--project", PROJECT)[0]["paused"] is True
+    times = [datetime.fromisoformat(row["time"]) for row in cli.json("schedules", "preview", daily, "-n", "3")]
+    assert [time.astimezone(ZoneInfo("Europe/Berlin")).hour for time in times] == [6, 6, 6]
+    assert len(set(times)) == 3
+    cli("schedules", "resume", f"{PROJECT}/greeting", code=3)
 
 
 def test_why_names_the_label_that_no_agent_has(cli: Cli) -> None:

@@ -24,6 +24,7 @@ MANIFEST = {
     "run": Entry("heliograph.cli.run:run", "Create a run of a flow, and watch it.", _RUN),
     "flows": Entry("heliograph.cli.flows:flows", "Registered flows and their versions.", _LOOK),
     "runs": Entry("heliograph.cli.runs:runs", "Flow runs: list, inspect, watch, logs, why, cancel.", _LOOK),
+    "schedules": Entry("heliograph.cli.schedules:schedules", "Schedules: list, pause, resume, preview.", _LOOK),
     "errors": Entry("heliograph.cli.errors:errors", "Texts of failures, from your own storage.", _LOOK),
     "results": Entry("heliograph.cli.results:results", "Where the results of a run are, from your own storage.", _LOOK),
     "agents": Entry("heliograph.cli.agents:agents", "Start agents, and see those that are there.", _HOST),
@@ -38,7 +39,8 @@ MANIFEST = {
 
 ALIASES = {
     "flow": "flows", "flow-runs": "runs", "flow-run": "runs", "error": "errors", "result": "results",
-    "agent": "agents", "project": "projects", "token": "tokens",
+    "agent": "agents", "project": "projects", "schedule": "schedules",
+    "token": "tokens",
 }  # fmt: skip
 
 

@@ -10,12 +10,18 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from heliograph.client.channel import new_request_id
 from heliograph.client.connection import Connection
-from heliograph.client.refs import encode_parameters, flow_resource, flow_run_resource, to_datetime
+from heliograph.client.refs import (
+    encode_parameters,
+    flow_resource,
+    flow_run_resource,
+    schedule_resource,
+    to_datetime,
+)
 from heliograph.engine.codes import StateCode
 
 if TYPE_CHECKING:
@@ -398,6 +404,38 @@ class Client(Connection):
 
         request = pb.ListSchedulesRequest(parent=f"projects/{project_name or '-'}", page_size=1000)
         return self.pages(self.services.schedules.ListSchedules, request, "schedules")
+
+    def get_schedule(self, flow_id: str) -> schedule_service_pb2.Schedule:
+        """Returns the schedule of a flow, `P/F` or what `flow.register()` returned.
+
+        Raises:
+            NotFoundError: The flow has none, or is not visible to the token.
+        """
+        from heliograph.api.v1 import schedule_service_pb2 as pb
+
+        return self.call(self.services.schedules.GetSchedule, pb.GetScheduleRequest(name=schedule_resource(flow_id)))
+
+    def pause_schedule(self, flow_id: str) -> schedule_service_pb2.Schedule:
+        """Stops creating runs by a flow's schedule and removes those not started. Pausing twice is no error."""
+        from heliograph.api.v1 import schedule_service_pb2 as pb
+
+        request = pb.PauseScheduleRequest(name=schedule_resource(flow_id))
+        return self.call(self.services.schedules.PauseSchedule, request)
+
+    def resume_schedule(self, flow_id: str) -> schedule_service_pb2.Schedule:
+        """Creates runs by a flow's schedule again, from now on. Resuming twice is no error."""
+        from heliograph.api.v1 import schedule_service_pb2 as pb
+
+        request = pb.ResumeScheduleRequest(name=schedule_resource(flow_id))
+        return self.call(self.services.schedules.ResumeSchedule, request)
+
+    def preview_schedule(self, flow_id: str, count: int = 10) -> list[datetime]:
+        """Returns the next times of a flow's schedule, in UTC, without creating anything. At most 100."""
+        from heliograph.api.v1 import schedule_service_pb2 as pb
+
+        request = pb.PreviewScheduleRequest(name=schedule_resource(flow_id), count=count)
+        times = self.call(self.services.schedules.PreviewSchedule, request).times
+        return [time.ToDatetime(tzinfo=UTC) for time in times]
 
     def create_token(
         self,

@@ -38,6 +38,15 @@ def flow_run_resource(flow_run_id: str) -> str:
     return flow_run_name(*parse_flow_run(flow_run_id))
 
 
+def schedule_resource(flow_id: str) -> str:
+    """Returns the name of a flow's schedule; `flow_id` is what `flow_resource` takes, or that name itself.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    return flow_resource(flow_id.removesuffix("/schedule")).partition("/versions/")[0] + "/schedule"
+
+
 def encode_parameters(parameters: Mapping[str, Any]) -> str:
     """Returns the JSON text of parameter values.
 
