@@ -255,7 +255,7 @@ class Agent:
                 continue
             _log.info("giving back %s: it was leased and not launched", key[0])
             self._trackers[key] = Tracker(*key)
-            self._feed(key, Unlaunched())
+            self._feed(key, Unlaunched(back_off=False))
 
     def _note_launch(self, good: bool) -> None:
         if good:

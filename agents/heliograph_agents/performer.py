@@ -121,7 +121,7 @@ class Performer:
                 if not _worth_another_try(error) or time.monotonic() > limit:
                     # It may have been accepted all the same: then only giving it back puts it into the queue again.
                     _log.warning("%s was not accepted: %s", spec.flow_run, error)
-                    return Unlaunched()
+                    return Unlaunched(back_off=True)
                 await asyncio.sleep(pause.seconds())
             else:
                 renew = answer.renew_every.seconds + answer.renew_every.nanos / 1e9

@@ -42,6 +42,7 @@ class Tracker:
         cancel: True when its end was asked for.
         abandon: True when its lease is lost.
         exit: How its infrastructure ended.
+        adopted: True when an agent before this one launched it.
     """
 
     flow_run: str
@@ -52,6 +53,7 @@ class Tracker:
     cancel: bool = False
     abandon: bool = False
     exit: InfraExit | None = None
+    adopted: bool = False
 
     @property
     def held(self) -> bool:
@@ -96,7 +98,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unlaunched:
-    """Nobody knows whether the lease was accepted, and nothing was started for it: it is to be given back."""
+    """Nobody knows whether the lease was accepted, and nothing was started for it: it is to be given back.
+
+    With `back_off` it waits in the queue: what went wrong would go wrong again at once.
+    """
+
+    back_off: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +251,13 @@ def _offered(tracker: Tracker, event: Event) -> Step:
         case Offered(spec):
             return tracker, (Accept(spec),)
         case Adopted(handle):
-            return replace(tracker, phase=Phase.LIVE, handle=handle), ()
+            return replace(tracker, phase=Phase.LIVE, handle=handle, adopted=True), ()
         case Accepted(spec, credentials):
             return replace(tracker, phase=Phase.LAUNCHING), (Launch(spec, credentials),)
         case Refused():
             return replace(tracker, phase=Phase.GONE), ()
-        case Unlaunched():
-            return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=False),)
+        case Unlaunched(back_off):
+            return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=back_off),)
     return tracker, ()
 
 
@@ -276,7 +283,8 @@ def _live(tracker: Tracker, event: Event) -> Step:
 def _ended(tracker: Tracker, found: InfraExit) -> Step:
     assert tracker.handle is not None
     if found.kind is ExitKind.NEVER_STARTED:
-        return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=False),)
+        # An agent that died in the middle is no reason to wait; one that cannot launch would try for ever.
+        return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=not tracker.adopted),)
     if found.kind in (ExitKind.DIED, ExitKind.UNSHIPPED) and not tracker.abandon:
         return replace(tracker, phase=Phase.SHIPPING), (Ship(tracker.handle),)
     return replace(tracker, phase=Phase.REPORTING), (Report(found),)

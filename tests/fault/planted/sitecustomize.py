@@ -75,7 +75,7 @@ def deaf_to_the_end(control: Any) -> None:
 
 def cut_the_lifeline(main: Any) -> None:
     """Parts of one command do not notice that it ended: their thread waits for something else."""
-    lifeline = sys.modules.get("__main__")
+    lifeline: Any = sys.modules.get("__main__")
     if lifeline is not None and hasattr(lifeline, "_watch"):
         lifeline._watch = lambda _: None
 

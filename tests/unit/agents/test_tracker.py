@@ -31,6 +31,7 @@ from heliograph_agents.tracker import (
     Shipped,
     Stop,
     Tracker,
+    Unlaunched,
     tracker_step,
 )
 
@@ -61,7 +62,7 @@ LIVE = (Offered(SPEC), Accepted(SPEC, CREDENTIALS), Launched(HANDLE))
     [
         ((*LIVE, Observed(GOOD), Reported()), [Report(GOOD), Forget(HANDLE)], Phase.GONE),
         ((*LIVE, Observed(DIED), Shipped(), Reported()), [Ship(HANDLE), Report(DIED), Forget(HANDLE)], Phase.GONE),
-        ((*LIVE, Observed(NEVER), Released()), [Release(None, False), Forget(HANDLE)], Phase.GONE),
+        ((*LIVE, Observed(NEVER), Released()), [Release(None, True), Forget(HANDLE)], Phase.GONE),
         ((*LIVE, Asked.CANCEL, Observed(GOOD)), [Stop(HANDLE, False), Report(GOOD)], Phase.REPORTING),
         ((*LIVE, Asked.ABANDON, Observed(LOST)), [Stop(HANDLE, True), Report(LOST)], Phase.REPORTING),
         ((*LIVE, Asked.ABANDON, Observed(DIED)), [Stop(HANDLE, True), Report(DIED)], Phase.REPORTING),
@@ -78,6 +79,17 @@ def test_paths_of_a_launched_run(events: tuple[Event, ...], effects: list[Effect
 def test_a_lease_that_is_refused_is_dropped() -> None:
     tracker, done = play(Offered(SPEC), Refused())
     assert (tracker.phase, done) == (Phase.GONE, [Accept(SPEC)])
+
+
+@pytest.mark.parametrize("back_off", [True, False])
+def test_a_lease_that_may_have_been_accepted_is_given_back(back_off: bool) -> None:
+    tracker, done = play(Offered(SPEC), Unlaunched(back_off), Released())
+    assert (tracker.phase, done) == (Phase.GONE, [Accept(SPEC), Release(None, back_off)])
+
+
+def test_what_the_agent_before_did_not_start_is_given_back_at_once() -> None:
+    _, done = play(Adopted(HANDLE), Observed(NEVER))
+    assert done == [Release(None, back_off=False)]
 
 
 @pytest.mark.parametrize("failure", [None, FailureCode.DISK])
@@ -107,7 +119,7 @@ def test_a_run_whose_end_is_being_reported_is_renewed_by_the_agent() -> None:
 
 events = st.sampled_from(
     [
-        Offered(SPEC), Accepted(SPEC, CREDENTIALS), Refused(), Launched(HANDLE), LaunchFailed(None),
+        Offered(SPEC), Accepted(SPEC, CREDENTIALS), Refused(), Unlaunched(True), Launched(HANDLE), LaunchFailed(None),
         LaunchFailed(FailureCode.DISK), Observed(Liveness.STARTING), Observed(Liveness.CONNECTED), Observed(GOOD),
         Observed(DIED), Observed(NEVER), Observed(LOST), *Asked, Shipped(), Reported(), Released(), Adopted(HANDLE),
     ]
