@@ -124,3 +124,23 @@ async def test_a_cancellation_that_comes_together_with_the_event_ends_the_waiter
     done, _ = await asyncio.wait([task], timeout=5)
     assert done
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("step_seconds", [24 * 3600, 600])
+async def test_nothing_is_reaped_after_a_jump_of_time(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch, step_seconds: int
+) -> None:
+    """A machine that slept, or a clock that was set: writers get the time to be heard of."""
+    reaper, real = Reaper(store, store.now()), store.now
+    assert await reaper.once() == PAUSE_SECONDS
+    monkeypatch.setattr(store, "now", lambda: real() + step_seconds * 1_000_000)
+    monkeypatch.setattr(store, "reap", lambda: pytest.fail("reaped too early"))
+    assert await reaper.once() > PAUSE_SECONDS
+    assert await reaper.once() > PAUSE_SECONDS
+
+
+async def test_reaping_goes_on_when_the_clock_is_set_back(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grace after a start is a time that passes, not one on the clock."""
+    reaper, real = Reaper(store, store.now()), store.now
+    monkeypatch.setattr(store, "now", lambda: real() - 24 * 3600 * 1_000_000)
+    assert await reaper.once() == PAUSE_SECONDS
