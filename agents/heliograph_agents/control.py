@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+_LENGTH = struct.Struct("<I")
 
 
 class ControlSocket:
@@ -47,6 +51,23 @@ class ControlSocket:
         """Yields messages until the other side is gone."""
         while (received := self.receive()) is not None:
             yield from received
+
+    def send_attempt(self, path: str, lock: int) -> None:
+        """Says which attempt this is, and hands its lock over. Comes first, before any message."""
+        data = os.fsencode(path)
+        with self._lock, contextlib.suppress(OSError):
+            socket.send_fds(self._connection, [_LENGTH.pack(len(data))], [lock])
+            self._connection.sendall(data)
+
+    def receive_attempt(self) -> str | None:
+        """Waits for `send_attempt` and returns the path; None when the other side is gone.
+
+        The lock is kept for as long as this process lives.
+        """
+        header, _, _, _ = socket.recv_fds(self._connection, _LENGTH.size, 1)
+        if len(header) < _LENGTH.size:
+            return None
+        return os.fsdecode(self._connection.recv(_LENGTH.unpack(header)[0], socket.MSG_WAITALL))
 
     def close(self) -> None:
         """Closes this end."""

@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -30,7 +31,55 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 30.0
 """How long the end of the flow waits for the outbox and the ledger."""
 
+IDLE_SECONDS = 0.05
+"""How long a forked flow process waits for its attempt before it takes the time to warm up."""
+
 EXIT_FAILED = 1
+
+
+def stand_by(control: ControlSocket, poke_descriptor: int) -> NoReturn:
+    """Waits to be told the attempt, then runs it. In a forked process; warms up when nothing comes at once."""
+    try:
+        if not select.select([control.fileno()], [], [], IDLE_SECONDS)[0]:
+            rehearse()
+        path = control.receive_attempt()
+        if path is None:
+            os._exit(0)
+        directory = RunDirectory(Path(path))
+        record = directory.launch_record()
+    except BaseException:  # noqa: BLE001 (the boundary of this process): it must never return into its parent's code
+        traceback.print_exc()
+        os._exit(EXIT_FAILED)
+    run(directory, record, control, poke_descriptor)
+
+
+def rehearse() -> None:
+    """Runs a small flow that tells nobody.
+
+    A forked process shares its memory with its parent until it writes, and Python writes wherever it reads: what this
+    touches, the real flow need not wait for.
+    """
+    import gc
+    import logging
+
+    from heliograph.core.flow import Flow
+    from heliograph.engine.flow_runner import FlowRunner
+    from heliograph.utilities.tasks import task
+
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with Flow("rehearsal") as flow:
+            task(_one)()
+        FlowRunner(flow).run()
+    finally:
+        logging.disable(disabled)
+    gc.collect()
+    gc.freeze()
+
+
+def _one() -> int:
+    return 1
 
 
 def run(directory: RunDirectory, record: LaunchRecord, control: ControlSocket, poke_descriptor: int) -> NoReturn:

@@ -2,7 +2,8 @@
 
 Order of a run:
 
-1. `start`: takes the run directory's lock, becomes a subreaper, starts the flow process. No channel is open yet.
+1. `stand_by`: becomes a subreaper, forks the flow process, waits to be told the run directory, and takes its lock. No
+   channel is open yet. (`start`, where nothing can be forked: the same in another order.)
 2. `_Supervisor.run`: opens the channel (first contact), checks the bundle, sends `go`, then waits on events alone.
 3. The pumps (`shipping`) ship while the flow runs; commands come back to the loop here.
 4. The flow process ended: what is left of its tree is killed, a missing final state is added, everything is shipped.
@@ -15,6 +16,7 @@ import contextlib
 import logging
 import os
 import queue
+import select
 import selectors
 import signal
 import socket
@@ -24,14 +26,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from heliograph import config
 from heliograph.api.v1.agent_service_pb2 import Command
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.sink import FailureInfo
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import HeliographError, StorageError
 from heliograph.reporting.events import flow_event
 from heliograph.reporting.lanes import STATES, LaneReader, LaneWriter
 from heliograph.utilities.hints import failure_hint
@@ -50,21 +54,76 @@ _log = logging.getLogger("heliograph.supervisor")
 CHECK_SECONDS = 5.0
 """How often overdue acknowledgements are looked at; everything else is an event."""
 
+QUIET_START_SECONDS = 0.05
+"""Longest time for which a flow that starts at once puts off the first contact."""
+
 AFTER_DONE_SECONDS = 10.0
 """How long a flow process may take to exit after its final state."""
 
 
-def start(directory: RunDirectory, *, fork: bool) -> int:
-    """Supervises one attempt to its end. Called in a process of its own. Returns its exit code."""
+MAX_PATH_BYTES = 65536
+
+IDLE_SECONDS = 0.05
+"""How long a forked process waits for its attempt before it takes the time to warm up."""
+
+
+def stand_by(orders: socket.socket, last: bytes) -> int:
+    """Forks a flow process, waits for a run directory's path on `orders`, and supervises that attempt to its end.
+
+    Called in a forked process of its own. Returns its exit code: also when the other side of `orders` ends.
+
+    Args:
+        orders: Where the path comes.
+        last: Path of the attempt launched before: warming up looks at its bundle again. Empty for none.
+    """
+    processes.set_child_subreaper()
+    flow = _fork_flow_process(orders)
+    if not select.select([orders], [], [], IDLE_SECONDS)[0]:
+        rehearse(RunDirectory(Path(os.fsdecode(last))))
+    path = orders.recv(MAX_PATH_BYTES)
+    orders.close()
+    if not path:
+        processes.kill_descendants()
+        return 0
+    if flow.pid in processes.reap():  # killed while it stood by
+        flow = _fork_flow_process()
+    directory = RunDirectory(Path(os.fsdecode(path)))
+    return _supervise(directory, flow)
+
+
+def rehearse(directory: RunDirectory) -> None:
+    """Checks the bundle of an earlier attempt again, where that needs no network.
+
+    A forked process shares its memory with its parent until it writes, and Python writes wherever it reads: what this
+    touches, the real attempt need not wait for.
+    """
+    try:
+        record = directory.launch_record()
+        if is_cached(record):
+            prepare(record)
+    except (OSError, ValueError, KeyError, TypeError, HeliographError):
+        pass  # it is not there any more, or was refused: no word about it, it is not this attempt's
+    config.reload()  # files of settings are read when the attempt comes
+
+
+def start(directory: RunDirectory) -> int:
+    """Supervises one attempt to its end, its flow process started and not forked. Returns the exit code."""
+    processes.set_child_subreaper()
+    return _supervise(directory, None)
+
+
+def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
     lock = directory.lock()
     if lock is None or directory.exit() is not None:
+        processes.kill_descendants()
         return 0  # launched twice: the other one does the work
     _log_to(directory.path / "supervisor.log")
     try:
-        record = directory.launch_record()
-        processes.set_child_subreaper()
-        supervisor = _Supervisor(directory, record)
-        supervisor.start_flow_process(fork=fork)
+        if flow is not None:
+            flow.control.send_attempt(str(directory.path), lock)
+        else:
+            flow = _spawn_flow_process(directory)
+        supervisor = _Supervisor(directory, directory.launch_record(), flow)
         supervisor.run()
     except Exception:  # noqa: BLE001 (the boundary of this process): the agent reports a supervisor that ended without exit.json
         _log.exception("the supervisor failed")
@@ -85,13 +144,15 @@ def _log_to(path: Path) -> None:
 class _Supervisor:
     """The loop of one attempt. Only the main thread touches the state; other threads put events in a queue."""
 
-    def __init__(self, directory: RunDirectory, record: LaunchRecord) -> None:
+    def __init__(self, directory: RunDirectory, record: LaunchRecord, flow: _FlowProcess) -> None:
         self._directory, self._record = directory, record
+        self._flow_pid, self._control = flow.pid, flow.control
+        self._poke_reader, self._output_reader = flow.poke, flow.output
+        self._popen = flow.popen
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._flow_pid = 0
         self._flow_status: int | None = None
         self._done: StateCode | None = None
         self._cancelled = False
@@ -100,35 +161,14 @@ class _Supervisor:
         self._failure: FailureInfo | None = None
         self._memory_kills = processes.memory_kills()
         self._deadline: tuple[float, Callable[[], None]] | None = None
-        self._popen: subprocess.Popen[bytes] | None = None
         self._pumps_ended = 0
 
-    # --- starting -----------------------------------------------------------------------------------------------
+    # --- the loop -----------------------------------------------------------------------------------------------
 
-    def start_flow_process(self, *, fork: bool) -> None:
-        """Starts the flow process. It waits for `go`. Must come before the channel is opened."""
-        ours, theirs = socket.socketpair()
-        poke_reader, poke_writer = os.pipe()
-        output_reader, output_writer = os.pipe()
-        os.set_blocking(poke_reader, False)
-        os.set_blocking(poke_writer, False)
-        os.set_blocking(output_reader, False)
-        if fork:
-            parent = os.getpid()
-            self._flow_pid = os.fork()
-            if self._flow_pid == 0:
-                for unused in (ours.fileno(), poke_reader, output_reader):
-                    os.close(unused)
-                _become_flow_process(parent, output_writer)
-                flow_process.run(self._directory, self._record, ControlSocket(theirs), poke_writer)
-        else:
-            self._flow_pid = self._spawn_flow_process(theirs, poke_writer, output_writer)
-        theirs.close()
-        os.close(poke_writer)
-        os.close(output_writer)
-        self._control = ControlSocket(ours)
-        self._poke_reader, self._output_reader = poke_reader, output_reader
-        self._directory.write_processes(
+    def run(self) -> None:
+        """Runs to the end of the attempt, `exit.json` written."""
+        record, directory = self._record, self._directory
+        directory.write_processes(
             ProcessRecord(
                 boot_id=processes.boot_id(),
                 supervisor_pid=os.getpid(),
@@ -137,30 +177,14 @@ class _Supervisor:
                 flow_start=processes.start_time(self._flow_pid),
             )
         )
-
-    def _spawn_flow_process(self, control: socket.socket, poke: int, output: int) -> int:
-        arguments = [str(self._directory.path), str(control.fileno()), str(poke)]
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "heliograph_agents.flow_process", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(control.fileno(), poke),
-            start_new_session=True,
-        )
-        return self._popen.pid
-
-    # --- the loop -----------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Runs to the end of the attempt, `exit.json` written."""
-        record, directory = self._record, self._directory
         self._output = OutputFile(directory.output_file, echo=record.settings.show_output)
         # A cached bundle is checked before the channel is opened: both need this process's one interpreter, and the
         # flow process loads what was checked while the channel connects.
         cached = is_cached(record)
         if cached:
             self._prepare()
+            # The flow is not made to share the processors with the channel's opening until it has something to tell.
+            select.select([self._poke_reader, self._output_reader], [], [], QUIET_START_SECONDS)
         self._open_pumps()
         signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
         signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
@@ -429,6 +453,62 @@ class _Supervisor:
         self._post(note)
 
 
+@dataclass(frozen=True, slots=True)
+class _FlowProcess:
+    """A flow process that waits for `go`, and this side's ends of what joins it to the supervisor."""
+
+    pid: int
+    control: ControlSocket
+    poke: int
+    output: int
+    popen: subprocess.Popen[bytes] | None = None
+
+
+def _fork_flow_process(*unused: socket.socket) -> _FlowProcess:
+    """Forks one, which waits to be told its attempt. Closes `unused` there. Must come before the channel is opened."""
+    ours, theirs, poke_reader, poke_writer, output_reader, output_writer = _wires()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        for connection in (ours, *unused):
+            connection.close()
+        os.close(poke_reader)
+        os.close(output_reader)
+        _become_flow_process(parent, output_writer)
+        flow_process.stand_by(ControlSocket(theirs), poke_writer)
+    theirs.close()
+    os.close(poke_writer)
+    os.close(output_writer)
+    return _FlowProcess(pid, ControlSocket(ours), poke_reader, output_reader)
+
+
+def _spawn_flow_process(directory: RunDirectory) -> _FlowProcess:
+    ours, theirs, poke_reader, poke_writer, output_reader, output_writer = _wires()
+    arguments = [str(directory.path), str(theirs.fileno()), str(poke_writer)]
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "heliograph_agents.flow_process", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output_writer,
+        stderr=output_writer,
+        pass_fds=(theirs.fileno(), poke_writer),
+        start_new_session=True,
+    )
+    theirs.close()
+    os.close(poke_writer)
+    os.close(output_writer)
+    return _FlowProcess(popen.pid, ControlSocket(ours), poke_reader, output_reader, popen)
+
+
+def _wires() -> tuple[socket.socket, socket.socket, int, int, int, int]:
+    """Returns the ends, ours before theirs, of the control socket, the pipe of pokes and that of the output."""
+    ours, theirs = socket.socketpair()
+    poke_reader, poke_writer = os.pipe()
+    output_reader, output_writer = os.pipe()
+    for descriptor in (poke_reader, poke_writer, output_reader):
+        os.set_blocking(descriptor, False)
+    return ours, theirs, poke_reader, poke_writer, output_reader, output_writer
+
+
 def _become_flow_process(parent: int, output: int) -> None:
     """What a forked flow process does before anything else."""
     signal.set_wakeup_fd(-1)
@@ -455,7 +535,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """`python -m heliograph_agents.supervisor RUN_DIRECTORY`: where no warm parent forks supervisors."""
     path = (arguments or sys.argv[1:])[0]
     try:
-        code = start(RunDirectory(Path(path)), fork=False)
+        code = start(RunDirectory(Path(path)))
     except Exception:  # noqa: BLE001 (the boundary of this process)
         traceback.print_exc()
         code = 1

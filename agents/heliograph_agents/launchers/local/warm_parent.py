@@ -4,22 +4,30 @@ It holds no channel, no thread and no user module, so its children start clean. 
 agent ends it and starts another when the installed distributions change. It ends when the agent does; supervisors that
 it started go on.
 
+While nothing is asked for it keeps one supervisor standing by, its flow process forked and warmed up: a launch then
+costs a message. Those that come faster than that are forked as they come.
+
 Requests and answers are datagrams on one socket: a run directory's path in, pid and start time out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import traceback
-from pathlib import Path
+from dataclasses import dataclass
 
 MAX_DATAGRAM_BYTES = 65536
+
+QUIET_SECONDS = 0.15
+"""How long nothing was asked for before a supervisor is made to stand by: it must not slow the run just launched."""
 
 _PRELOADED = (
     "heliograph.client.channel",
@@ -31,7 +39,9 @@ _PRELOADED = (
     "heliograph.logging",
     "heliograph.reporting.sink",
     "heliograph.storage.load",
-    "heliograph.tasks",
+    "heliograph.storage.local",
+    "heliograph.tasks.core",
+    "heliograph.utilities.tasks",
     "heliograph_agents.supervisor",
     "grpc",
 )
@@ -59,32 +69,70 @@ def serve(connection: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # children share these pages: the collector must not touch them
     connection.send(json.dumps({"ready": os.getpid()}).encode())
-    while request := connection.recv(MAX_DATAGRAM_BYTES):
-        connection.send(json.dumps(_launch(request.decode(), connection)).encode())
+    spare: _Child | None = None
+    last = b""
+    while True:
+        if spare is None and not select.select([connection], [], [], QUIET_SECONDS)[0]:
+            with contextlib.suppress(OSError):  # no room for it: the next launch may find some
+                spare = _fork(connection, None, last)
+        request = connection.recv(MAX_DATAGRAM_BYTES)
+        if not request:
+            return
+        connection.send(json.dumps(_launch(request, connection, spare)).encode())
+        last = request
+        if spare is not None:
+            spare.orders.close()
+            spare = None
 
 
-def _launch(path: str, connection: socket.socket) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A forked supervisor that waits to be told its run directory."""
+
+    pid: int
+    orders: socket.socket
+
+
+def _launch(request: bytes, connection: socket.socket, spare: _Child | None) -> dict[str, object]:
     from heliograph_agents import processes
 
+    path = request.decode()
+    if spare is not None:
+        try:
+            spare.orders.send(request)
+        except OSError:  # it was killed
+            pass
+        else:
+            return {"path": path, "pid": spare.pid, "start": processes.start_time(spare.pid)}
     try:
-        pid = os.fork()
+        child = _fork(connection, spare, b"")
     except OSError as error:
         return {"path": path, "error": f"cannot fork: {error}"}
+    child.orders.send(request)
+    child.orders.close()
+    return {"path": path, "pid": child.pid, "start": processes.start_time(child.pid)}
+
+
+def _fork(connection: socket.socket, spare: _Child | None, last: bytes) -> _Child:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
     if pid == 0:
-        _become_supervisor(path, connection)
-    return {"path": path, "pid": pid, "start": processes.start_time(pid)}
+        # What is left open here would hide the warm parent's end from the agent, and from a supervisor standing by.
+        for unused in (connection, ours, *((spare.orders,) if spare is not None else ())):
+            unused.close()
+        _become_supervisor(theirs, last)
+    theirs.close()
+    return _Child(pid, ours)
 
 
-def _become_supervisor(path: str, connection: socket.socket) -> None:
+def _become_supervisor(orders: socket.socket, last: bytes) -> None:
     from heliograph_agents import supervisor
-    from heliograph_agents.launchers.local.run_directory import RunDirectory
 
     code = 1
     try:
-        connection.close()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        code = supervisor.start(RunDirectory(Path(path)), fork=True)
+        code = supervisor.stand_by(orders, last)
     except BaseException:  # noqa: BLE001 (the boundary of the forked process): it must never return into the warm parent's loop
         traceback.print_exc()
     finally:
