@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.bench.calibration import CALIBRATION_MICROS, calibration
 
 from heliograph.core.flow import Flow
 from heliograph.engine.state import State
@@ -19,9 +20,6 @@ from heliograph.executors import Executor, LocalDaskExecutor, LocalExecutor
 from heliograph.utilities.tasks import task
 
 pytestmark = pytest.mark.bench
-
-CALIBRATION_MICROS = 0.10
-"""What one round of the calibration loop costs on the machine for which the budgets were set."""
 
 BUDGET_MICROS = {"local": 20.0, "threads": 30.0}
 EXECUTORS: dict[str, Callable[[], Executor]] = {
@@ -76,20 +74,6 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     yield
     logger.setLevel(level)
-
-
-def calibration() -> float:
-    """CPU µs of one round of a loop that calls, counts and stores."""
-
-    def call(x: int) -> int:
-        return x + 1
-
-    def loop() -> None:
-        held: dict[int, int] = {}
-        for number in range(100_000):
-            held[number & 255] = call(number)
-
-    return min(cpu(loop) for _ in range(3)) / 100_000 * 1e6
 
 
 def cpu(function: Callable[[], object]) -> float:
