@@ -8,6 +8,7 @@ from typing import Any
 from heliograph.api.contract import FieldViolation
 from heliograph.api.v1 import log_service_pb2 as pb
 from heliograph.api.v1 import log_service_pb2_grpc
+from heliograph.engine.codes import StateCode
 from heliograph.exceptions import ResourceExhaustedError
 from heliograph_control_plane.errors import BadRequestError
 from heliograph_control_plane.store.records import LogLine
@@ -20,7 +21,9 @@ from .reporting import writer_of
 MAX_LINES = 1_000
 MAX_BATCH_BYTES = 256 * 1024
 QUIET_SECONDS = 1.0
-"""A tail of a finished run ends when no line came for so long: its last lines may be on their way."""
+"""A tail of a run that was ended from outside ends when no line came for so long: its last lines are on their way."""
+SHORT_QUIET_SECONDS = 0.1
+"""The same when the run told its end itself: a writer sends the lines first."""
 
 _AT_ONCE = 200
 _LATEST_MICROS = 253_402_300_799 * 1_000_000
@@ -68,11 +71,15 @@ class LogService(log_service_pb2_grpc.LogServiceServicer):
         wakeups = self._backend.wakeups
         cursor = ""
         with wakeups.listen([run.run_id]) as listener:
-            finished = False
+            finished, quiet = False, QUIET_SECONDS
             while True:
                 listener.take()
                 # The state is read before the lines: lines that came before the end are never missed.
-                finished = finished or (await self._store.get_flow_run(run.run_id)).state.is_finished
+                if not finished:
+                    state = (await self._store.get_flow_run(run.run_id)).state
+                    finished = state.is_finished
+                    told = finished and state not in (StateCode.CRASHED, StateCode.CANCELLED)
+                    quiet = SHORT_QUIET_SECONDS if told else QUIET_SECONDS
                 page = await self._store.read_log_lines(run.run_id, cursor, _AT_ONCE, request.min_level, after)
                 cursor = page.cursor
                 if page.lines:
@@ -81,7 +88,7 @@ class LogService(log_service_pb2_grpc.LogServiceServicer):
                     continue
                 if wakeups.stopping.is_set():
                     return
-                await listener.wait(QUIET_SECONDS if finished else SLOW_POLL_SECONDS)
+                await listener.wait(quiet if finished else SLOW_POLL_SECONDS)
                 if finished and not listener.event.is_set():
                     return
 

@@ -115,6 +115,16 @@ def test_a_tail_shows_what_is_there_then_what_comes_and_ends_with_the_run(scene:
     assert time.monotonic() - started < 6.0
 
 
+def test_a_tail_of_a_run_that_told_its_end_does_not_keep_its_reader_waiting(scene: Scene) -> None:
+    run = scene.running()
+    write(run, entry(1, "only"))
+    run.report(1, flow_event("RUNNING"), flow_event("SUCCESS"))
+    started = time.monotonic()
+    tail = scene.admin.logs.TailLogEntries(logs_pb.TailLogEntriesRequest(parent=run.name))
+    assert [line.message for answer in tail for line in answer.entries] == ["only"]
+    assert time.monotonic() - started < 0.8
+
+
 def test_a_tail_can_begin_at_a_time(scene: Scene) -> None:
     run = scene.running()
     write(run, entry(1, "old"))
