@@ -105,6 +105,8 @@ def test_a_failed_run_ends_with_5_and_its_text_is_read_on_this_side(cli: Cli) ->
     assert re.search(r"divide +Failed", done.stdout)
     assert "ValueError" in done.stdout
     assert "DE4711" not in done.stdout
+    assert re.search(r"after +TriggerFailed .*not run: divide failed", done.stdout)
+    assert "TRIGGERFAIL" not in done.stdout
     error_id = re.findall(r"heliograph errors show (\S+)", done.stdout)[0]
     shown = cli("errors", "show", error_id).stdout
     assert "ValueError: the account number is DE4711" in shown

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph.cli.loglines import COLORS, LEVELS, entry_label
+from heliograph.cli.not_run import NotRun
 from heliograph.cli.report import failure_words, label_of, seconds
 from heliograph.cli.states import state_color, state_name
 from heliograph.cli.text import clean, pad, paint, shorten, use_color
@@ -36,6 +37,9 @@ LAST_LINES_SECONDS = 5.0
 """How long to wait for the last log lines of a finished run."""
 FIRST_ADVICE_SECONDS, NEXT_ADVICE_SECONDS = 15.0, 30.0
 """When to say why a run does not start, and how often."""
+LOADING_SECONDS = 1.0
+"""When to say what goes on between an agent's yes and the flow's first words."""
+IDLE_SECONDS = 0.5
 MAX_LABEL = 32
 CHILD_FAILURES = 5
 """Failed children of one map that get a line; the table at the end counts them all."""
@@ -67,6 +71,8 @@ class Follower:
         self.tasks: dict[tuple[int, int | None], task_run_service_pb2.TaskRun] = {}
         self.graph = session.client.get_flow_version(run.flow_version).graph
         self.labels = task_labels(self.graph)
+        self._not_run = NotRun(self.graph, self.labels)
+        self._submitted_at: float | None = None
         self._output = output
         self._logs = logs
         self._queue: queue.Queue[Any] = queue.Queue()
@@ -101,6 +107,7 @@ class Follower:
                         last_lines_at = time.monotonic() + LAST_LINES_SECONDS
                 else:
                     self._show(item)
+            self._tell_loading()
             self._release()
             if StateCode(self.run.state) is StateCode.SCHEDULED and time.monotonic() > advice_at:
                 advice_at = time.monotonic() + NEXT_ADVICE_SECONDS
@@ -123,7 +130,7 @@ class Follower:
     def _arrived(self) -> Iterator[Any]:
         """Waits for the first arrival, at most a second, then collects for a blink."""
         try:
-            yield self._queue.get(timeout=1.0)
+            yield self._queue.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             return
         until = time.monotonic() + HOLD_SECONDS
@@ -153,14 +160,23 @@ class Follower:
         if self._shown_states.get("run") != self.run.state:
             self._shown_states["run"] = self.run.state
             words = state_name(self.run.state)
+            waits = StateCode(self.run.state) is StateCode.SUBMITTED
+            self._submitted_at = time.monotonic() if waits else None
             if StateCode(self.run.state) is StateCode.SUBMITTED and self.run.agent:
                 words += f" by {self.run.agent.removeprefix('agents/')}"
             if self.run.failure.reason and StateCode(self.run.state) is StateCode.CRASHED:
                 words += f": {failure_words(self.run.failure)}"
             self._hold(to_datetime(self.run.state_time), "flow run", words, state_color(self.run.state))
 
+    def _tell_loading(self) -> None:
+        if self._submitted_at is not None and time.monotonic() > self._submitted_at + LOADING_SECONDS:
+            self._submitted_at = None
+            agent = self.run.agent.removeprefix("agents/") or "its agent"
+            self._hold(datetime.now(UTC), "flow run", f"loading the bundle on {agent}", "dim")
+
     def _hold_task(self, key: tuple[int, int | None], task: task_run_service_pb2.TaskRun) -> None:
         state = StateCode(task.state)
+        self._not_run.learn(task)
         if self._shown_states.get(key) == task.state:
             return
         self._shown_states[key] = task.state
@@ -176,11 +192,14 @@ class Follower:
             words += f" after {duration(end - start)}"
         if state is StateCode.MAPPED:
             words += f", {task.child_count} children"
-        if state.is_failed and task.failure.exception_class:
+        if not_run := self._not_run.words(task):
+            words += f", {not_run}"
+        elif state.is_failed and task.failure.exception_class:
             words += f": {task.failure.exception_class.removeprefix('builtins.')}"
         self._hold(to_datetime(task.state_time), label_of(task, self.labels), words, state_color(task.state))
 
     def _hold_log(self, entry: log_service_pb2.LogEntry) -> None:
+        self._submitted_at = None
         moment = datetime.fromtimestamp(entry.time_unix_micros / 1e6, UTC)
         label = entry_label(entry, self.labels)
         if entry.dropped_before:

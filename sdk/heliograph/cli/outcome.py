@@ -35,7 +35,8 @@ def print_outcome(session: Session, run: flow_run_service_pb2.FlowRun) -> None:
     color = use_color(session.color, sys.stdout)
     columns = min(terminal_columns(sys.stdout), 140)
     tasks = session.client.list_task_runs(run.name)
-    labels = task_labels(session.client.get_flow_version(run.flow_version).graph)
+    graph = session.client.get_flow_version(run.flow_version).graph
+    labels = task_labels(graph)
     length = run_length(run)
     state = paint(state_name(run.state), state_color(run.state), color)
     print(f"\nRun {clean(run.run_name)} is {state}{f' after {length}' if length else ''}.")
@@ -44,7 +45,7 @@ def print_outcome(session: Session, run: flow_run_service_pb2.FlowRun) -> None:
     if tasks:
         _print(
             "\nTasks",
-            render_table(TASK_COLUMNS, task_rows(run, tasks, labels), max_columns=columns, color=color),
+            render_table(TASK_COLUMNS, task_rows(run, tasks, labels, graph), max_columns=columns, color=color),
             color,
         )
         picture = gantt_lines(tasks, labels, columns=columns, color=color, now=time.time())

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from heliograph.api.v1 import flow_service_pb2
 from heliograph.cli.gantt import Bar, render_gantt
+from heliograph.cli.not_run import NotRun, is_not_run
 from heliograph.cli.states import reason_words, state_cell, state_color, state_name
 from heliograph.cli.table import Cell, Column
 from heliograph.cli.text import clean
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     FlowRun = flow_run_service_pb2.FlowRun
     TaskRun = task_run_service_pb2.TaskRun
+    Graph = flow_service_pb2.Graph
 
 MAX_CHILDREN = 10
 """Children of a map that a table names one by one, failed ones first."""
@@ -43,18 +46,28 @@ def label_of(task: TaskRun, labels: Sequence[str]) -> str:
     return f"{label}[{task.map_index}]" if task.HasField("map_index") else label
 
 
-def task_rows(run: FlowRun, tasks: Sequence[TaskRun], labels: Sequence[str]) -> list[list[Cell | str]]:
-    """Returns the rows of the task table: maps as one row, and those of their children that need a look."""
+def task_rows(
+    run: FlowRun, tasks: Sequence[TaskRun], labels: Sequence[str], graph: Graph | None = None
+) -> list[list[Cell | str]]:
+    """Returns the rows of the task table: maps as one row, and those of their children that need a look.
+
+    Args:
+        run: The run.
+        tasks: Its task runs.
+        labels: What its tasks are called.
+        graph: Its flow's graph, to say why tasks did not run.
+    """
     rows: list[list[Cell | str]] = []
     begin = seconds(run.start_time)
+    not_run = NotRun(graph or flow_service_pb2.Graph(), labels, tasks)
+
+    def why(task: TaskRun) -> str:
+        return not_run.words(task) or failure_words(task.failure)
+
     for task, children in group(tasks):
-        note = summary(children) if children else failure_words(task.failure)
-        rows.append(_row(task, label_of(task, labels), begin, note))
+        rows.append(_row(task, label_of(task, labels), begin, summary(children) if children else why(task)))
         failed = [child for child in children if StateCode(child.state).is_failed]
-        rows.extend(
-            _row(child, "  " + label_of(child, labels), begin, failure_words(child.failure))
-            for child in failed[:MAX_CHILDREN]
-        )
+        rows.extend(_row(child, "  " + label_of(child, labels), begin, why(child)) for child in failed[:MAX_CHILDREN])
         if len(failed) > MAX_CHILDREN:
             rows.append([f"  and {len(failed) - MAX_CHILDREN} more", Cell("Failed", "red"), "", "", "", ""])
     return rows
@@ -115,7 +128,9 @@ def failures(run: FlowRun, tasks: Sequence[TaskRun], labels: Sequence[str]) -> l
 
     The run's own is left out where it only says that tasks failed.
     """
-    found = {task.failure.error_id: (label_of(task, labels), task.failure) for task in reversed(tasks)}
+    # The text of a trigger says less than the table does.
+    ran = [task for task in tasks if not is_not_run(task)]
+    found = {task.failure.error_id: (label_of(task, labels), task.failure) for task in reversed(ran)}
     told = list(reversed([pair for error_id, pair in found.items() if error_id]))
     own = run.failure
     if own.error_id and own.error_id not in found and not (told and own.reason == int(FailureCode.TASKS_FAILED)):

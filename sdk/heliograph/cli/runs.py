@@ -177,8 +177,8 @@ def tasks(session: Session, run: str, project: str | None, output: str) -> None:
     found = session.find_run(run, project)
     items = session.client.list_task_runs(found.name)
     if output == "table":
-        labels = task_labels(session.client.get_flow_version(found.flow_version).graph)
-        print_table(TASK_COLUMNS, task_rows(found, items, labels), session.color)
+        graph = session.client.get_flow_version(found.flow_version).graph
+        print_table(TASK_COLUMNS, task_rows(found, items, task_labels(graph), graph), session.color)
     else:
         emit_list(items, output, [], lambda _: [], name=lambda task: task.name)
 
@@ -244,7 +244,8 @@ def why(session: Session, run: str, project: str | None, output: str) -> None:
     found = session.find_run(run, project)
     answer = session.client.explain_flow_run(found.name)
     if not emit_one(answer, output, name=found.name):
-        for line in explanation_lines(answer):
+        graph = session.client.get_flow_version(found.flow_version).graph if answer.failed_task_runs else None
+        for line in explanation_lines(answer, graph):
             click.echo(clean(line))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heliograph.cli.report import failure_words, reason_lines, run_id
+from heliograph.api.v1 import flow_service_pb2
+from heliograph.cli.not_run import NotRun
+from heliograph.cli.report import failure_words, label_of, reason_lines, run_id
 from heliograph.cli.states import state_name
 from heliograph.cli.times import duration, local
-from heliograph.client.refs import to_datetime
+from heliograph.client.refs import task_labels, to_datetime
 from heliograph.engine.codes import StateCode
 
 if TYPE_CHECKING:
@@ -19,8 +21,13 @@ MAX_AGENTS = 20
 USUAL_LATENESS_SECONDS = 5
 
 
-def explanation_lines(answer: Explanation) -> list[str]:
-    """Returns what to tell a person: the situation, what it depends on, what to do."""
+def explanation_lines(answer: Explanation, graph: flow_service_pb2.Graph | None = None) -> list[str]:
+    """Returns what to tell a person: the situation, what it depends on, what to do.
+
+    Args:
+        answer: What the control plane answered.
+        graph: The flow's graph, for the names of tasks and what stands before them.
+    """
     from heliograph.api.v1 import flow_run_service_pb2 as pb
 
     run = answer.flow_run
@@ -54,20 +61,27 @@ def explanation_lines(answer: Explanation) -> list[str]:
         ],
         pb.SITUATION_CANCELLING: [f"{who} is being cancelled; its agent stops it."],
     }
-    lines = words.get(answer.situation) or _ended(answer, who)
+    lines = words.get(answer.situation) or _ended(answer, who, graph or flow_service_pb2.Graph())
     lines += [f"  {text}" for text in _agents(answer)]
     return lines
 
 
-def _ended(answer: Explanation, who: str) -> list[str]:
+def _ended(answer: Explanation, who: str, graph: flow_service_pb2.Graph) -> list[str]:
     run = answer.flow_run
     lines = [f"{who} is {state_name(run.state)}."]
     lines += reason_lines(run.failure)
     ids = [run.failure.error_id] if run.failure.error_id else []
+    labels = task_labels(graph)
+    not_run = NotRun(graph, labels, answer.failed_task_runs)
     for task in answer.failed_task_runs:
-        index = f"[{task.map_index}]" if task.HasField("map_index") else ""
-        lines.append(f"Task {task.task_slug}{index} is {state_name(task.state)}: {failure_words(task.failure)}")
-        ids.append(task.failure.error_id)
+        reason = not_run.words(task)
+        lines.append(
+            f"Task {label_of(task, labels)} {reason.replace('not run:', 'did not run:')}"
+            if reason
+            else f"Task {label_of(task, labels)} is {state_name(task.state)}: {failure_words(task.failure)}"
+        )
+        if not reason:
+            ids.append(task.failure.error_id)
     if StateCode(run.state).is_failed:
         lines += [f"Read the text, on your side: heliograph errors show {i}" for i in dict.fromkeys(ids) if i][:5]
         lines.append(f"Log lines: heliograph runs logs {run_id(run)}")

@@ -53,6 +53,7 @@ class FakeClient:
         version = flow_service_pb2.FlowVersion()
         for name in ("extract", "clean"):
             version.graph.tasks.add(name=name, slug=f"{name}-1")
+        version.graph.edges.add(upstream=0, downstream=1)
         return version
 
     def watch_flow_run(self, _: str) -> Iterator[Any]:
@@ -175,3 +176,44 @@ def test_scripts_get_the_messages_themselves(capsys: pytest.CaptureFixture[str])
     items = [json.loads(item) for item in lines]
     assert {"STATE_SUCCESS"} == {item["flow_run"]["state"] for item in items if "flow_run" in item}
     assert [item["message"] for item in items if "message" in item] == ["hello"]
+
+
+def test_what_goes_on_before_the_first_words_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOADING_SECONDS", 0.0)
+    submitted = change(S.SUBMITTED, 1)
+    submitted.flow_run.agent = "agents/north"
+    client = FakeClient([submitted, change(S.SUCCESS, 2)], [])
+    shown, told = live.Follower._tell_loading, threading.Event()
+    original = client.watch_flow_run
+
+    def slowly(name: str) -> Iterator[Any]:
+        for number, item in enumerate(original(name)):
+            if number:
+                told.wait(5)
+            yield item
+
+    def tell(follower: live.Follower) -> None:
+        shown(follower)
+        if follower.run.state == S.SUBMITTED:
+            told.set()
+
+    client.watch_flow_run = slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(live.Follower, "_tell_loading", tell)
+    lines = words(follow(client, capsys)[1])
+    assert sorted(lines) == ["flow run Submitted by north", "flow run Success", "flow run loading the bundle on north"]
+
+
+def test_a_quick_start_needs_no_words(capsys: pytest.CaptureFixture[str]) -> None:
+    client = FakeClient([change(S.SUBMITTED, 1), change(S.RUNNING, 2), change(S.SUCCESS, 3)], [])
+    assert not any("loading" in item for item in follow(client, capsys)[1])
+
+
+def test_a_task_that_did_not_run_names_the_one_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = task(0, S.FAILED, 2, failure={"exception_class": "builtins.ValueError"})
+    refused = task(1, S.TRIGGER_FAILED, 3, failure={"exception_class": "heliograph.engine.signals.TRIGGERFAIL"})
+    client = FakeClient([change(S.RUNNING, 1, broken, refused), change(S.FAILED, 4)], [])
+    lines = words(follow(client, capsys)[1])
+    assert "extract Failed: ValueError" in lines
+    assert "clean TriggerFailed, not run: extract failed" in lines
