@@ -20,16 +20,18 @@ from typing import Any
 
 def trim_before_ack(shipping: Any) -> None:
     """The outbox forgets events when they were sent, not when they were acknowledged."""
-    send = shipping.StatePump._send
+    send, seek = shipping.StatePump._send, shipping.LaneReader.seek
 
     def careless(self: Any, exchange: Any, chunk: Any) -> None:
         send(self, exchange, chunk)
         if chunk.payloads:
-            self.acked = chunk.first_sequence + len(chunk.payloads) - 1
-            self._in_flight = None
-            self._reader.trim(self.acked)
+            self._reader.forgotten = chunk.first_sequence + len(chunk.payloads) - 1
+
+    def seek_what_is_left(self: Any, sequence: int) -> Any:
+        return seek(self, max(sequence, getattr(self, "forgotten", 0) + 1))
 
     shipping.StatePump._send = careless
+    shipping.LaneReader.seek = seek_what_is_left
 
 
 def adopt_nothing(launcher: Any) -> None:
@@ -124,6 +126,22 @@ def die_accepted(performer: Any) -> None:
     performer.Performer._accept = last_word
 
 
+def die_committed(agents: Any) -> None:
+    """The control plane dies when an acceptance is committed, before it answers."""
+    agents.run_token_id = _die
+
+
+def impatient(performer: Any) -> None:
+    """Not a bug: an accept is tried for a moment only, as after an outage of half a minute."""
+    performer.ACCEPT_SECONDS = 0.5
+
+
+def impatient_and_careless(performer: Any) -> None:
+    """The agent drops a lease when its acceptance stays without an answer."""
+    impatient(performer)
+    performer.Unlaunched = lambda **_: performer.Refused()
+
+
 def die_writing(run_directory: Any) -> None:
     """The agent dies while it writes the run directory."""
     write = run_directory._write
@@ -179,6 +197,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "die_accepted": {"heliograph_agents.performer": die_accepted},
     "die_asked": {"heliograph_agents.launchers.local.parents": die_asked},
     "die_asking": {"heliograph_agents.launchers.local.parents": die_asking},
+    "die_committed": {"heliograph_control_plane.services.agents": die_committed},
     "die_launched": {"heliograph_agents.launchers.local.launcher": die_launched},
     "die_leased": {"heliograph_agents.performer": die_leased},
     "die_reported": {"heliograph_agents.performer": die_reported},
@@ -186,6 +205,8 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "every_end_is_success": {"heliograph_agents.supervisor": every_end_is_success},
     "forget_offers": {"heliograph_agents.offers": forget_offers},
     "give_up_when_refused": {"heliograph_agents.performer": give_up_when_refused},
+    "impatient": {"heliograph_agents.performer": impatient},
+    "impatient_and_careless": {"heliograph_agents.performer": impatient_and_careless},
     "leave_the_outbox": {"heliograph_agents.performer": leave_the_outbox},
     "outlive_the_supervisor": {
         "heliograph_agents.processes": outlive_the_supervisor,
