@@ -75,7 +75,9 @@ class Server:
             flow_service_pb2_grpc.FlowServiceStub(made).RegisterFlowVersion(
                 flows_pb.RegisterFlowVersionRequest(
                     parent="projects/p", flow_id="f", bundle=bundle(),
-                    graph=graph(*(f"t{number}" for number in range(100)), parameters=(flows_pb.ParameterSpec(name="n"),)),
+                    graph=graph(
+                        *(f"t{number}" for number in range(100)), parameters=(flows_pb.ParameterSpec(name="n"),)
+                    ),
                 )
             )  # fmt: skip
             agents = agent_service_pb2_grpc.AgentServiceStub(made)
@@ -129,7 +131,7 @@ class Server:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server on either store, PostgreSQL with fsync."""
+    """A server on either store."""
     url = ""
     if request.param == "postgresql":
         cluster: PostgresCluster = request.getfixturevalue("postgres")
@@ -144,8 +146,8 @@ def tell(capsys: pytest.CaptureFixture[str], server: Server, what: str, figures:
     each: float = figures["cpu"] / figures["count"]
     with capsys.disabled():
         print(
-            f"\n{what}, {'PostgreSQL' if server.url else 'SQLite FULL'}: {figures['count'] / figures['seconds']:,.0f}/s,"
-            f" {each * 1e6:.0f} µs of the server's CPU each, calls p50 {figures['p50'] * 1e3:.1f} ms"
+            f"\n{what}, {'PostgreSQL' if server.url else 'SQLite FULL'}:"
+            f" {figures['count'] / figures['seconds']:,.0f}/s, {each * 1e6:.0f} µs of the server's CPU each, calls p50 {figures['p50'] * 1e3:.1f} ms"
             f" p99 {figures['p99'] * 1e3:.1f} ms (calibration {calibration():.3f} s)"
         )
     return each

@@ -68,6 +68,7 @@ def accept_batch(
     first_sequence: int,
     count: int,
     told_incarnation: str = "",
+    highest_forgotten: int = 0,
     hole_from_sequence: int = 0,
 ) -> Verdict:
     """Decides over one batch.
@@ -79,12 +80,13 @@ def accept_batch(
         first_sequence: Sequence of the batch's first event, or of the next one when it has none.
         count: Number of its events.
         told_incarnation: The store that the writer last heard from; empty before its first answer.
+        highest_forgotten: No epoch above it was given out before the store was restored; 0 when it never was.
         hole_from_sequence: The writer no longer has events from here up to `first_sequence`; 0 means none.
     """
     adopt = False
     last = known.last_sequence
     if epoch != known.epoch:
-        if not may_adopt(known, incarnation, epoch, told_incarnation):
+        if not may_adopt(known, incarnation, epoch, told_incarnation, highest_forgotten):
             return LeaseLost()
         adopt, last = True, 0
     elif known.phase not in (Phase.HELD, Phase.ENDED):
@@ -100,10 +102,13 @@ def accept_batch(
     return Apply(last + 1 - first_sequence, missing, adopt)
 
 
-def may_adopt(known: Writer, incarnation: str, epoch: int, told_incarnation: str) -> bool:
+def may_adopt(known: Writer, incarnation: str, epoch: int, told_incarnation: str, highest_forgotten: int) -> bool:
     """True when a writer of a newer epoch is one that a restored store has forgotten.
 
-    Only writers that heard from another incarnation qualify. Leases that the restored store gave out itself have
-    epochs above all that came before, so a newer epoch never belongs to a copy of a run that has been leased anew.
+    Only writers that heard from another incarnation qualify, under an epoch that can have been given out before the
+    restore. Leases that the restored store gave out itself have epochs above all those, so a newer epoch never belongs
+    to a copy of a run that has been leased anew, and no writer can lift a run's epoch beyond the leases to come.
     """
-    return epoch > known.epoch and told_incarnation not in ("", incarnation) and not known.finished
+    if not known.epoch < epoch <= highest_forgotten:
+        return False
+    return told_incarnation not in ("", incarnation) and not known.finished

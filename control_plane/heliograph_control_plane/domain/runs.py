@@ -85,6 +85,9 @@ FLOW_RUN_STATES: Final = frozenset(
 )
 """States in which a flow run can be."""
 
+TASK_RUN_ENDS: Final = frozenset(state for state in StateCode if state.is_finished and state is not StateCode.LOOPED)
+"""States that end a task run. Looped ends an iteration only: Running follows."""
+
 _REPORTABLE: Final = FLOW_RUN_STATES - {StateCode.SCHEDULED, StateCode.SUBMITTED}
 
 

@@ -78,16 +78,21 @@ class Database:
         return (self.main,) if self.main is self.logs else (self.main, self.logs)
 
     def now(self) -> int:
-        """The time in microseconds. On PostgreSQL it follows the database's clock (`check_clock`)."""
-        return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._clock_offset
+        """The time in microseconds. On PostgreSQL it is the database's (`check_clock`): setting this host's clock
+        changes nothing."""
+        if self._clock is not None:
+            return self._clock()
+        if self.kind == "sqlite":
+            return time.time_ns() // 1000
+        return time.monotonic_ns() // 1000 + self._clock_offset
 
     def check_clock(self, connection: Connection) -> None:
-        """Compares this host's clock with the database's, now and then. Decisions of all replicas use the latter."""
+        """Asks the database for its time, now and then. Decisions of all replicas use it."""
         if self.kind == "sqlite" or time.monotonic() - self._clock_checked < _CLOCK_CHECK_SECONDS:
             return
-        before = time.time_ns() // 1000
+        before = time.monotonic_ns() // 1000
         there = connection.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
-        after = time.time_ns() // 1000
+        after = time.monotonic_ns() // 1000
         assert there is not None
         self._clock_offset = there - (before + after) // 2
         self._clock_checked = time.monotonic()

@@ -22,7 +22,7 @@ from heliograph.exceptions import (
     SequenceGapError,
 )
 from heliograph_control_plane.domain import batches as domain
-from heliograph_control_plane.domain.runs import Phase, reported_state
+from heliograph_control_plane.domain.runs import TASK_RUN_ENDS, Phase, reported_state
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Row, bulk_insert
 from heliograph_control_plane.store.heads import Head, load_heads, save_heads
@@ -51,7 +51,7 @@ _UPSERT_TASKS = bulk_insert(
 _LARGEST: Final = 1 << 62
 _REMEMBERED_RUNS: Final = 256
 _REMEMBERED_TASKS: Final = 200_000
-_FINISHED: Final = int(StateCode.SUCCESS)
+_ENDS: Final = frozenset(map(int, TASK_RUN_ENDS))
 _LAST_STATE: Final = int(max(StateCode))
 _RUNNING: Final = int(StateCode.RUNNING)
 _MAP_SHIFT: Final = 33
@@ -83,8 +83,9 @@ class _Work:
 class EventStore:
     """Applies batches for the incarnation that the store has now."""
 
-    def __init__(self, incarnation: str) -> None:
+    def __init__(self, incarnation: str, epoch_base: int) -> None:
         self.incarnation = incarnation
+        self.epoch_base = epoch_base
         self.operation: GroupOperation[EventBatch, EventAck] = GroupOperation(self.apply)
 
     def apply(self, tx: Transaction, batches: list[EventBatch]) -> list[EventAck | HeliographError]:
@@ -133,6 +134,7 @@ class EventStore:
             first_sequence=batch.first_sequence,
             count=len(batch.events),
             told_incarnation=batch.incarnation,
+            highest_forgotten=self.epoch_base,
             hole_from_sequence=batch.hole_from_sequence,
         )
         if isinstance(verdict, domain.LeaseLost):
@@ -191,7 +193,7 @@ class EventStore:
                 start = row[5] or start  # type: ignore[assignment]
                 child_count = child_count or row[8]  # type: ignore[assignment]
             tasks[key] = [
-                run, task, child, state, time, start, time if state >= _FINISHED else 0, run_count, child_count,
+                run, task, child, state, time, start, time if state in _ENDS else 0, run_count, child_count,
                 epoch, sequence, int(result_stored), failure or None,
             ]  # fmt: skip
         head.last_sequence = sequence

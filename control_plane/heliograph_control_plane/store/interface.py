@@ -71,8 +71,9 @@ class Store(Protocol):
         """The store's clock in microseconds; on PostgreSQL that of the database."""
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Calls `subscriber` after every commit that changed something, on the writer's thread: it must be quick and
-        must not raise. Returns the function that ends the subscription. Hints only: poll slowly underneath."""
+        """Calls `subscriber` after every commit that changed something, on the writer's thread, and soon after those of
+        other control planes over the same database, on another thread: it must be quick and must not raise. Returns
+        the function that ends the subscription. Hints only: poll slowly underneath."""
 
     def close(self) -> None:
         """Commits what is queued, stops the threads and lets go of the database. Closing twice is no error."""

@@ -169,7 +169,7 @@ class LeaseStore:
     def _forgotten(self, head: Head, epoch: int) -> bool:
         """True for a lease that was given out before the store was restored, and that the store does not know."""
         known = batches.Writer(head.epoch, head.last_sequence, head.phase, head.is_final)
-        return epoch <= self.epoch_base and batches.may_adopt(known, self.incarnation, epoch, "restored")
+        return batches.may_adopt(known, self.incarnation, epoch, "restored", self.epoch_base)
 
 
 def _set_aside(tx: Transaction, row: Any, reason: str) -> None:

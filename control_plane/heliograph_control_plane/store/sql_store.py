@@ -11,11 +11,13 @@ from heliograph.engine.codes import StateCode
 from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, tokens
 from heliograph_control_plane.store.database import Database
 from heliograph_control_plane.store.events import EventStore
+from heliograph_control_plane.store.notices import Notices
 from heliograph_control_plane.store.pending import Pending
 from heliograph_control_plane.store.readers import Readers
 from heliograph_control_plane.store.records import (
     Agent,
     AgentSpec,
+    Changes,
     EventAck,
     EventBatch,
     Flow,
@@ -71,17 +73,25 @@ class SqlStore:
         with database.main.connect() as connection, connection.begin():
             database.check_clock(connection)
             incarnation, epoch_base = admin.read_identity(connection)
-        self._events = EventStore(incarnation)
+        self._events = EventStore(incarnation, epoch_base)
         self._leases = leases.LeaseStore(incarnation, epoch_base)
         self._logs = logs.LogStore()
         self._writer = self._make_writer("store-writer")
         self._log_writer = Writer(database, database.logs, self._subscribers, "store-logs")
         self._readers = Readers(database.reading, _READERS, "store-reader")
         self._log_readers = Readers(database.reading_logs, _LOG_READERS, "store-log-reader")
+        self._notices: Notices | None = None
+        if database.kind == "postgresql":
+            self._notices = Notices(database.reading, self._deliver)
+            self._writer.on_commit = self._log_writer.on_commit = self._notices.publish
         self._closed = False
 
     def _make_writer(self, name: str) -> Writer:
         return Writer(self._database, self._database.main, self._subscribers, name)
+
+    def _deliver(self, changes: Changes) -> None:
+        for subscriber in tuple(self._subscribers):
+            subscriber(changes)
 
     def _write(self, function: Callable[[Transaction], T]) -> Pending[T]:
         return self._writer.submit(function)
@@ -106,7 +116,7 @@ class SqlStore:
         return self._database.now()
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Calls `subscriber` after every commit; returns what ends that."""
+        """Calls `subscriber` after every commit, other control planes' included; returns what ends that."""
         self._subscribers.append(subscriber)
 
         def unsubscribe() -> None:
@@ -124,6 +134,8 @@ class SqlStore:
         self._log_writer.close()
         self._readers.close()
         self._log_readers.close()
+        if self._notices is not None:
+            self._notices.close()
         self._database.dispose()
 
     def ping(self) -> Pending[int]:
@@ -388,7 +400,7 @@ class SqlStore:
         def mark(tx: Transaction) -> str:
             incarnation, base = admin.mark_restored(tx)
             self._events.incarnation = self._leases.incarnation = incarnation
-            self._leases.epoch_base = base
+            self._events.epoch_base = self._leases.epoch_base = base
             return incarnation
 
         return self._write(mark)

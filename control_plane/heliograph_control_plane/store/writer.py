@@ -105,6 +105,7 @@ class Writer:
         self._broken = False
         self._connection: Connection | None = None
         self._memory: dict[str, Any] = {}
+        self.on_commit: Callable[[Changes], None] | None = None
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
@@ -236,6 +237,8 @@ class Writer:
         if changes is not None:
             for subscriber in tuple(self._subscribers):
                 subscriber(changes)
+            if self.on_commit is not None:
+                self.on_commit(changes)
 
     def _refuse(self, calls: list[_Call], error: BaseException) -> None:
         answer: BaseException = error

@@ -211,3 +211,19 @@ def test_a_cancelled_run_tells_its_writer(bench: Bench) -> None:
     assert bench.get(run).state is S.CANCELLING
     bench.send(run, 3, flow(S.CANCELLED))
     assert bench.history(run)[-2:] == ["CANCELLING", "CANCELLED"]
+
+
+def test_a_loop_ends_an_iteration_and_not_the_task_run(bench: Bench) -> None:
+    run = bench.running()
+    bench.send(run, 2, task(0, S.RUNNING, 10), task(0, S.LOOPED, 20))
+    looped = bench.store.get_task_run(run.run_id, 0, None).result()
+    assert (looped.state, looped.start_micros, looped.end_micros) == (S.LOOPED, 10, 0)
+    bench.send(run, 4, task(0, S.RUNNING, 30), task(0, S.LOOPED, 40), task(0, S.RUNNING, 50))
+    again = bench.store.get_task_run(run.run_id, 0, None).result()
+    assert (again.state, again.start_micros, again.end_micros) == (S.RUNNING, 10, 0)
+    bench.send(run, 7, task(0, S.SUCCESS, 60))
+    ended = bench.store.get_task_run(run.run_id, 0, None).result()
+    assert (ended.state, ended.start_micros, ended.end_micros) == (S.SUCCESS, 10, 60)
+    states = bench.store.list_task_run_states(run.run_id, 0, None, 100, "").result().items
+    assert [one.state for one in states] == [S.RUNNING, S.LOOPED] * 2 + [S.RUNNING, S.SUCCESS]
+    assert bench.get(run).counts == ((S.SUCCESS, 1),)

@@ -90,6 +90,18 @@ def test_a_lease_that_the_backup_did_not_know_is_taken_in(bench: Bench, by_heart
     assert ack.acked_sequence == 1
 
 
+def test_an_epoch_that_no_store_can_have_given_out_is_refused(bench: Bench) -> None:
+    run = bench.create()
+    old = bench.store.incarnation
+    bench.store.mark_restored().result()
+    (lease,) = bench.lease()
+    for beyond in (lease.epoch, lease.epoch + 1, 1 << 61):
+        with pytest.raises(LeaseLostError):
+            bench.send(run, 1, flow(S.RUNNING), epoch=beyond, incarnation=old)
+    assert bench.get(run).epoch == lease.epoch
+    assert bench.accept("a", run.run_id, lease.epoch).state is S.SUBMITTED
+
+
 def test_a_newer_epoch_that_nobody_gave_out_is_refused(bench: Bench) -> None:
     run = bench.create()
     with pytest.raises(LeaseLostError):

@@ -35,13 +35,22 @@ def test_a_hole_counts_only_what_is_really_missing(hole: int, first: int, count:
         assert getattr(verdict, "missing", 0) == 0
 
 
-@given(epoch=st.integers(0, 6), told=st.sampled_from(["", "i", "before"]), finished=st.booleans())
-def test_only_the_epoch_writes_or_one_that_a_restored_store_forgot(epoch: int, told: str, finished: bool) -> None:
+@given(
+    epoch=st.integers(0, 8),
+    told=st.sampled_from(["", "i", "before"]),
+    finished=st.booleans(),
+    highest=st.integers(0, 8),
+)
+def test_only_the_epoch_writes_or_one_that_a_restored_store_forgot(
+    epoch: int, told: str, finished: bool, highest: int
+) -> None:
     known = Writer(3, 10, Phase.ENDED if finished else Phase.HELD, finished)
-    verdict = accept_batch(known, "i", epoch=epoch, first_sequence=1, count=1, told_incarnation=told)
+    verdict = accept_batch(
+        known, "i", epoch=epoch, first_sequence=1, count=1, told_incarnation=told, highest_forgotten=highest
+    )
     if epoch == 3:
         assert verdict == Duplicate()
-    elif epoch > 3 and told == "before" and not finished:
+    elif 3 < epoch <= highest and told == "before" and not finished:
         assert verdict == Apply(0, adopt=True)
     else:
         assert verdict == LeaseLost()

@@ -1,0 +1,263 @@
+"""Two control planes, real processes, on one PostgreSQL: both serve, either may be killed at any moment."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from tests.support.control_plane import ControlPlaneProcess
+from tests.support.postgres import PostgresCluster, postgres
+from tests.support.scene import Api, Scene
+
+from heliograph.api.v1 import agent_service_pb2 as agents_pb
+from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
+from heliograph.api.v1 import run_reporting_service_pb2 as reporting_pb
+from heliograph.api.v1 import schedule_service_pb2 as schedules_pb
+from heliograph.api.v1 import states_pb2
+
+__all__ = ["postgres"]
+
+PROMPT_SECONDS = 4.0
+"""Sooner than any poll without a hint."""
+
+
+class Pair:
+    """Two control planes over one database."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self.planes = [ControlPlaneProcess(folder / name, "--database", url) for name in ("one", "two")]
+        for plane in self.planes:
+            plane.data_dir = folder / "shared"  # where the first token is
+            plane.start()
+
+    def scenes(self, stack: ExitStack) -> list[Scene]:
+        """What makes things by the API of each."""
+        return [Scene(stack, plane) for plane in self.planes]  # type: ignore[arg-type]
+
+    def leader(self) -> str:
+        """Who holds the loops, by the database."""
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute("SELECT holder FROM leaders WHERE name = 'loops' AND expire_micros > 0").fetchone()
+        return str(row[0]) if row else ""
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    """Looks again and again until it is true; fails after so long."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def server(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the control plane."""
+    command = [sys.executable, "-m", "heliograph_control_plane", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresCluster) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), postgres.store_database())
+    yield made
+    for plane in made.planes:
+        plane.terminate()
+
+
+def test_a_database_without_the_schema_is_refused_until_it_is_migrated(
+    tmp_path: Path, postgres: PostgresCluster
+) -> None:
+    url = postgres.empty_database()
+    start = ("start", "--port", "0", "--data-dir", str(tmp_path), "--database", url)
+    refused = server(*start)
+    assert refused.returncode != 0
+    assert "schema none" in refused.stderr
+    assert "heliograph server migrate" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    migrated = server("migrate", "--data-dir", str(tmp_path), "--database", url)
+    assert migrated.returncode == 0, migrated.stderr
+    plane = ControlPlaneProcess(tmp_path / "plane", "--database", url)
+    plane.start()
+    assert plane.terminate() == 0
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE schema_version SET version_num = '9999'")
+    assert "9999" in server(*start).stderr
+    assert "9999" in server("migrate", "--data-dir", str(tmp_path), "--database", url).stderr
+
+
+def test_what_one_changes_the_other_shows_at_once(pair: Pair) -> None:
+    with ExitStack() as stack:
+        one, two = pair.scenes(stack)
+        flow = one.flow(one.project()).name
+        agent = two.agent()
+        answers: list[Any] = []
+        started = time.monotonic()
+        polling = threading.Thread(
+            target=lambda: answers.extend(two.lease(agent.name, wait_seconds=20)), name="parked at two"
+        )
+        polling.start()
+        watching = two.admin.runs.WatchFlowRuns(runs_pb.WatchFlowRunsRequest(parent="projects/-"))
+        stack.callback(watching.cancel)
+        time.sleep(1.0)  # the poll is parked and the watcher listens: nothing tells when
+        run = one.run(flow)
+        assert next(watching).flow_run.name == run.name
+        polling.join(PROMPT_SECONDS)
+        assert [lease.flow_run.name for lease in answers] == [run.name]
+        two.admin.agents.AcceptFlowRun(
+            agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=answers[0].epoch)
+        )
+        one.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
+        assert any(change.flow_run.cancel_requested for change in watching)
+        assert time.monotonic() - started < 1.0 + 2 * PROMPT_SECONDS
+
+
+class Workers:
+    """Clients that go on whatever happens: each call is repeated, at the other control plane, until it is answered."""
+
+    def __init__(self, pair: Pair, scenes: list[Scene]) -> None:
+        self._apis: list[Api] = [scene.admin for scene in scenes]
+        self._turns = itertools.count()
+        self.failures = 0
+        self.created: list[str] = []
+        self.accepted: Counter[str] = Counter()
+        self.acked: dict[str, int] = {}
+        self.errors: list[BaseException] = []
+
+    def insist(self, call: Callable[[Api], Any]) -> Any:
+        """Repeats a call until it is answered."""
+        while True:
+            api = self._apis[next(self._turns) % 2]
+            try:
+                return call(api)
+            except grpc.RpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                self.failures += 1
+                time.sleep(0.02)
+
+    def create(self, flow: str, count: int) -> None:
+        parent = "/".join(flow.split("/")[:2])
+        for _ in range(count):
+            request = runs_pb.CreateFlowRunRequest(parent=parent, flow=flow, request_id=uuid.uuid4().hex)
+            self.created.append(self.insist(lambda api, r=request: api.runs.CreateFlowRun(r, timeout=5)).name)
+
+    def work(self, agent: str, finished: threading.Event) -> None:
+        while not finished.is_set():
+            request = agents_pb.LeaseFlowRunsRequest(
+                agent=agent, request_id=uuid.uuid4().hex, max_runs=3, wait=Duration(nanos=200_000_000)
+            )
+            for lease in self.insist(lambda api, r=request: api.agents.LeaseFlowRuns(r, timeout=5)).leases:
+                self.run(agent, lease.flow_run.name, lease.epoch)
+
+    def run(self, agent: str, name: str, epoch: int) -> None:
+        accept = agents_pb.AcceptFlowRunRequest(agent=agent, flow_run=name, epoch=epoch)
+        self.insist(lambda api: api.agents.AcceptFlowRun(accept, timeout=5))
+        self.accepted[name] += 1
+        for first in (1, 5):
+            last = first == 5
+            events = [
+                reporting_pb.RunEvent(
+                    task_run=reporting_pb.TaskRunEvent(
+                        task=n % 2, state=states_pb2.STATE_SUCCESS, time_unix_micros=first + n, run_count=1
+                    )
+                )
+                for n in range(3)
+            ]
+            state = states_pb2.STATE_SUCCESS if last else states_pb2.STATE_RUNNING
+            events.append(
+                reporting_pb.RunEvent(flow_run=reporting_pb.FlowRunEvent(state=state, time_unix_micros=first + 3))
+            )
+            batch = reporting_pb.RunEventBatch(flow_run=name, epoch=epoch, first_sequence=first, events=events)
+            ack = self.insist(lambda api, b=batch: api.reporting.ReportRunEvents(b, timeout=5))
+            assert ack.acked_sequence == first + 3
+        self.acked[name] = ack.acked_sequence
+
+    def guard(self, work: Callable[..., None], *arguments: Any) -> threading.Thread:
+        """Runs work on a thread; its failure is the test's."""
+
+        def body() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:  # noqa: BLE001 - told to the test's own thread
+                self.errors.append(error)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        return thread
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.full)])
+def test_killing_either_at_any_moment_loses_nothing_and_starts_nothing_twice(pair: Pair, kills: int) -> None:
+    chance = random.Random(kills)
+    with ExitStack() as stack:
+        scenes = pair.scenes(stack)
+        project = scenes[0].project()
+        flow = scenes[0].flow(project).name.rpartition("/versions/")[0]
+        agents = [scenes[0].agent().name for _ in range(3)]
+        workers = Workers(pair, scenes)
+        finished = threading.Event()
+        creating = [workers.guard(workers.create, flow, 40 * kills) for _ in range(2)]
+        working = [workers.guard(workers.work, agent, finished) for agent in agents]
+        for kill in range(kills):
+            time.sleep(chance.uniform(0.1, 0.6))
+            plane = pair.planes[kill % 2]
+            plane.kill()
+            time.sleep(chance.uniform(0.0, 0.3))
+            plane.start()
+        for thread in creating:
+            thread.join(60)
+        deadline = time.monotonic() + 60
+        while len(workers.acked) < len(workers.created) and time.monotonic() < deadline and not workers.errors:
+            time.sleep(0.05)
+        finished.set()
+        for thread in working:
+            thread.join(60)
+        assert not workers.errors, workers.errors
+        assert workers.failures > 0
+        assert len(workers.created) == 80 * kills
+        assert set(workers.accepted) == set(workers.created)
+        assert set(workers.accepted.values()) == {1}
+        for name in workers.created:
+            run = workers.insist(lambda api, n=name: api.runs.GetFlowRun(runs_pb.GetFlowRunRequest(name=n)))
+            assert (run.state, run.attempt, run.epoch) == (states_pb2.STATE_SUCCESS, 1, 1)
+            assert run.last_sequence == workers.acked[name] == 8
+        with psycopg.connect(pair.url) as connection:
+            total = connection.execute(
+                "SELECT count(*) FROM flow_runs r JOIN projects p ON p.id = r.project_id WHERE p.name = %s",
+                (project.removeprefix("projects/"),),
+            ).fetchone()
+        assert total == (80 * kills,), "a repeated call made another run"
+
+
+def test_the_loops_go_on_where_the_leader_was_killed(pair: Pair) -> None:
+    first, second = pair.planes
+    second.terminate()  # gives the leadership up, when it has it
+    wait_until(lambda: pair.leader() != "", 10)
+    leader = pair.leader()
+    second.start()
+    first.kill()
+    try:
+        wait_until(lambda: pair.leader() not in ("", leader), 30)
+        with ExitStack() as stack:
+            scene = pair.scenes(stack)[1]
+            parent = scene.project()
+            clock = schedules_pb.Clock(interval=schedules_pb.IntervalClock(interval_micros=60_000_000))
+            scene.flow(parent, schedule=schedules_pb.ScheduleSpec(clocks=[clock]))
+            asked = runs_pb.ListFlowRunsRequest(parent=parent)
+            wait_until(lambda: bool(scene.admin.runs.ListFlowRuns(asked).flow_runs), 10)
+    finally:
+        first.start()
