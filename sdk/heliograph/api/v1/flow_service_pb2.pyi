@@ -116,7 +116,7 @@ class FlowVersion(_message.Message):
     version: _builtins.int
     """Number of the version, from 1."""
     content_hash: _builtins.str
-    """Digest of everything below; the same digest is the same version."""
+    """Digest of everything below. The same digest is the same content; versions in a row differ in it."""
     created_by: _builtins.str
     """Who registered it."""
     @_builtins.property

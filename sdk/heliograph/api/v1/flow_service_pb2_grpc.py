@@ -67,8 +67,9 @@ class FlowServiceServicer(object):
     """
 
     def RegisterFlowVersion(self, request, context):
-        """Registers the flow's content as its newest version. The same content again returns the version that has it:
-        idempotent on `content_hash`, so it needs no request id.
+        """Makes the flow's content its newest version, so that `latest` is always what was registered last. When the newest
+        version has this content already, it is returned and nothing is made: the call may be repeated, and needs no
+        request id. Content that only an older version has becomes a new version again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,9 @@ class FlowServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FlowServiceAsyncStub: ...
     RegisterFlowVersion: _grpc.UnaryUnaryMultiCallable[_flow_service_pb2.RegisterFlowVersionRequest, _flow_service_pb2.RegisterFlowVersionResponse]
-    """Registers the flow's content as its newest version. The same content again returns the version that has it:
-    idempotent on `content_hash`, so it needs no request id.
+    """Makes the flow's content its newest version, so that `latest` is always what was registered last. When the newest
+    version has this content already, it is returned and nothing is made: the call may be repeated, and needs no
+    request id. Content that only an older version has becomes a new version again.
     """
     GetFlow: _grpc.UnaryUnaryMultiCallable[_flow_service_pb2.GetFlowRequest, _flow_service_pb2.Flow]
     """Returns one flow."""
@@ -52,8 +53,9 @@ class FlowServiceAsyncStub(FlowServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterFlowVersion: _aio.UnaryUnaryMultiCallable[_flow_service_pb2.RegisterFlowVersionRequest, _flow_service_pb2.RegisterFlowVersionResponse]  # type: ignore[assignment]
-    """Registers the flow's content as its newest version. The same content again returns the version that has it:
-    idempotent on `content_hash`, so it needs no request id.
+    """Makes the flow's content its newest version, so that `latest` is always what was registered last. When the newest
+    version has this content already, it is returned and nothing is made: the call may be repeated, and needs no
+    request id. Content that only an older version has becomes a new version again.
     """
     GetFlow: _aio.UnaryUnaryMultiCallable[_flow_service_pb2.GetFlowRequest, _flow_service_pb2.Flow]  # type: ignore[assignment]
     """Returns one flow."""
@@ -73,8 +75,9 @@ class FlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _flow_service_pb2.RegisterFlowVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_flow_service_pb2.RegisterFlowVersionResponse, _abc.Awaitable[_flow_service_pb2.RegisterFlowVersionResponse]]:
-        """Registers the flow's content as its newest version. The same content again returns the version that has it:
-        idempotent on `content_hash`, so it needs no request id.
+        """Makes the flow's content its newest version, so that `latest` is always what was registered last. When the newest
+        version has this content already, it is returned and nothing is made: the call may be repeated, and needs no
+        request id. Content that only an older version has becomes a new version again.
         """
 
     @_abc_1.abstractmethod
