@@ -28,6 +28,9 @@ class HeliographError(Exception):
     def __init__(self, message: str = "", *, hint: str = "", metadata: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            # What a traceback shows below the message; `str()` stays the message alone.
+            self.add_note(f"Hint: {hint}")
         self.metadata = metadata or {}
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -226,7 +226,9 @@ BAD_INPUT = [
     (["runs", "ls", "--state", "Happy"], 2, "no state 'Happy'"),
     (["run", f"{PROJECT}/greeting", "--param", "name"], 2, "not NAME=VALUE"),
     (["run", f"{PROJECT}/greeting", "--param", "nmae=x"], 2, "nmae.*\n.*name"),
-    (["run", f"{PROJECT}/needy"], 2, "city"),
+    (["run", f"{PROJECT}/needy"], 2, "city.*\n.*--param city=…"),
+    (["run", f"{PROJECT}/needi"], 3, f"no flow {PROJECT}/needi\n.*did you mean {PROJECT}/needy"),
+    (["run", "greetin"], 3, f"no flow 'greetin'\n.*did you mean {PROJECT}/greeting"),
     (["run", f"{PROJECT}/greeting", "--param-file", "missing.json"], 2, "missing.json"),
     (["run", f"{PROJECT}/greeting", "--at", "tomorrow"], 2, "no time"),
     (["run", f"{PROJECT}/greeting", "--param", "name=" + "x" * 70_000], 2, "65,536"),
@@ -287,7 +289,7 @@ BAD_FILES = {
             a.set_downstream(b)
             b.set_downstream(a)
         """,
-        1,
+        2,
         "cycle",
     ),
     "odd name": (
@@ -296,7 +298,7 @@ BAD_FILES = {
         with Flow("odd") as flow:
             Task(name="<b>bold</b>")()
         """,
-        1,
+        2,
         "(?i)name",
     ),
 }
@@ -315,8 +317,10 @@ def test_flows_that_cannot_be_registered_leave_nothing(cli: Cli, write_flow: Wri
 def test_an_unknown_project_is_told_before_anything_is_stored(cli: Cli, stack: Stack, write_flow: WriteFlow) -> None:
     storage = stack.home / "storage"
     before = sorted(storage.rglob("*"))
-    done = cli("register", str(write_flow(flows.GREETING)), "--project", "nowhere", code=1)
+    done = cli("register", str(write_flow(flows.GREETING)), "--project", "nowhere", code=3)
     assert "heliograph projects create nowhere" in done.stderr
+    nobody = Cli(stack.home, HELIOGRAPH__CLIENT__ADDRESS=stack.address)
+    assert "auth login" in nobody("register", str(write_flow(flows.GREETING)), "--project", "nowhere", code=4).stderr
     assert sorted(storage.rglob("*")) == before
 
 

@@ -12,10 +12,20 @@ from heliograph.cli.boundary import show_error
 from heliograph.cli.lazy import Command
 from heliograph.cli.output import output_option, print_json, to_plain
 from heliograph.cli.session import Session, pass_session
-from heliograph.exceptions import HeliographError
+from heliograph.exceptions import (
+    HeliographError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
+    from heliograph.client.registration import Registration
     from heliograph.core.flow import Flow
+
+CALL_ENDS = (NotFoundError, PermissionDeniedError, UnauthenticatedError, UnavailableError)
+"""Errors that no other flow of the files would escape: they are told once, and end the command with their code."""
 
 
 @click.command(
@@ -50,14 +60,15 @@ def register(
     """
     from heliograph.client.registration import register as register_one
 
-    registered, failed = [], 0
+    registered: list[Registration] = []
+    codes: list[int] = []
     found_names: set[str] = set()
     for path in files_of(paths):
         try:
             flows = load_flows(path)
         except HeliographError as error:
             show_error(error)
-            failed += 1
+            codes.append(error.exit_code)
             continue
         for flow in flows:
             found_names.add(flow.name)
@@ -72,9 +83,11 @@ def register(
                     pickle=True if pickle else None,
                     client=session.client,
                 )
+            except CALL_ENDS:
+                raise  # the same for every flow
             except HeliographError as error:
                 show_error(error)
-                failed += 1
+                codes.append(error.exit_code)
                 continue
             registered.append(done)
             if output == "table":
@@ -89,10 +102,10 @@ def register(
     if missing:
         there = f" There are {', '.join(sorted(found_names))}." if found_names else ""
         print(f"Error: there is no flow named {', '.join(missing)} in these files.{there}", file=sys.stderr)
-    if failed or missing or not registered:
-        if not (failed or missing):
+    if codes or missing or not registered:
+        if not (codes or missing):
             print("Error: there is no flow in these files.", file=sys.stderr)
-        return 1
+        return codes[0] if len(set(codes)) == 1 and not missing else 1
     if output == "table":
         click.echo(f"\nRun it with: heliograph run {project}/{registered[-1].request.flow_id} --watch")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,11 @@ import click
 from heliograph.cli.lazy import Command
 from heliograph.cli.output import emit_one, output_option
 from heliograph.cli.session import Session, pass_session
+from heliograph.exceptions import MissingParameterError, NotFoundError
 
 if TYPE_CHECKING:
     from heliograph.api.v1 import flow_run_service_pb2
+    from heliograph.client.client import Client
 
 NOT_SUCCESSFUL = 5
 """Exit code when the awaited run ended in another state than Success."""
@@ -60,14 +64,21 @@ def run(
     """Create a run of FLOW: a name, PROJECT/FLOW, or what `register` printed."""
     values = read_parameters(params, param_file)
     client = session.client
-    run_id = client.create_flow_run(
-        session.find_flow(flow, project),
-        values,
-        scheduled_start_time=read_time(at) if at else None,
-        run_name=run_name or None,
-        labels=labels or None,
-        idempotency_key=idempotency_key,
-    )
+    start = read_time(at) if at else None
+    name = session.find_flow(flow, project)
+    try:
+        run_id = client.create_flow_run(
+            name,
+            values,
+            scheduled_start_time=start,
+            run_name=run_name or None,
+            labels=labels or None,
+            idempotency_key=idempotency_key,
+        )
+    except NotFoundError as error:
+        raise session.flow_not_found(name, error) from None
+    except MissingParameterError as error:
+        raise MissingParameterError(str(error), hint=missing_hint(client, name, values)) from None
     created = client.get_flow_run(run_id)
     if watch:
         return watch_run(session, created, output, logs=not no_logs)
@@ -118,6 +129,13 @@ def _interrupted(session: Session, run: flow_run_service_pb2.FlowRun) -> int:
     else:
         print(f"The run goes on. Cancel it with: heliograph runs cancel {run_id}", file=sys.stderr)
     return INTERRUPTED
+
+
+def missing_hint(client: Client, flow: str, values: Mapping[str, Any]) -> str:
+    """Returns what to add to the command line for the parameters that have no value."""
+    parameters = client.get_flow_version(flow).graph.parameters
+    missing = [p.name for p in parameters if p.required and p.name not in values]
+    return f"add {' '.join(f'--param {shlex.quote(name)}=…' for name in missing)}" if missing else ""
 
 
 def read_parameters(params: tuple[str, ...], param_file: Path | None) -> dict[str, Any]:

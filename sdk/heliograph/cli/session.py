@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from heliograph.exceptions import InvalidArgumentError, NotFoundError
+from heliograph.exceptions import HeliographError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,34 @@ class Session:
             return flow_resource(text)
         if project:
             return flow_resource(f"{project}/{text}")
-        found = [flow.name for flow in self.client.list_flows() if flow.name.rpartition("/")[2] == text]
+        known = [flow.name for flow in self.client.list_flows()]
+        found = [name for name in known if name.rpartition("/")[2] == text]
         if not found:
-            raise NotFoundError(f"there is no flow {text!r}", hint="`heliograph flows ls` lists flows")
+            raise NotFoundError(f"there is no flow {text!r}", hint=_near_flows(text, known))
         if len(found) > 1:
             _ambiguous("flows", text, found)
         return found[0]
+
+    def flow_not_found(self, name: str, error: NotFoundError) -> NotFoundError:
+        """Returns the error for a flow, by resource name, that the control plane does not have: it names near ones."""
+        project, flow = name.split("/")[1:4:2]
+        try:
+            known = [known.name for known in self.client.list_flows()]
+        except HeliographError:
+            return error
+        if "/".join(name.split("/")[:4]) in known:
+            return error  # the version is what is missing
+        return NotFoundError(f"there is no flow {project}/{flow}", hint=_near_flows(f"{project}/{flow}", known))
+
+
+def _near_flows(text: str, names: Sequence[str]) -> str:
+    """Returns a hint with the nearest of flows, given by resource name, to `PROJECT/FLOW` or a flow's name alone."""
+    from difflib import get_close_matches
+
+    whole = {"/".join(name.split("/")[1:4:2]) for name in names}
+    by_word = {name if "/" in text else name.partition("/")[2]: name for name in sorted(whole)}
+    near = [by_word[word] for word in get_close_matches(text, by_word, n=3, cutoff=0.6)]
+    return f"did you mean {' or '.join(near)}?" if near else "`heliograph flows ls` lists flows"
 
 
 def _is_uuid(text: str) -> bool:

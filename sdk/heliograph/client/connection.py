@@ -65,6 +65,7 @@ class Connection:
         self.timeout_seconds = float(settings.timeout_seconds if timeout_seconds is None else timeout_seconds)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
+        self._answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +105,8 @@ class Connection:
     ) -> Response:
         """Calls one method of a stub; tries again while nobody answers, within the deadline.
 
+        Where nothing listens and nothing ever answered, it does not: a wrong address is told at once.
+
         Raises:
             HeliographError: The class that belongs to the server's reason.
         """
@@ -113,13 +116,18 @@ class Connection:
         pauses = iter(RETRY_PAUSES_SECONDS)
         while True:
             try:
-                return method(request, timeout=max(0.001, deadline - time.monotonic()))
+                answer = method(request, timeout=max(0.001, deadline - time.monotonic()))
             except grpc.RpcError as error:
                 pause = next(pauses, None)
                 again = error.code() == grpc.StatusCode.UNAVAILABLE and pause is not None
+                if not self._answered and "Connection refused" in (error.details() or ""):
+                    again = False
                 if not again or time.monotonic() + (pause or 0.0) >= deadline:
                     raise to_heliograph_error(error, self.address) from None
                 time.sleep(pause or 0.0)
+            else:
+                self._answered = True
+                return answer
 
     def pages(
         self,

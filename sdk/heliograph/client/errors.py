@@ -199,6 +199,11 @@ def _plain(text: str) -> str:
 
 
 def _unavailable_hint(text: str) -> str:
+    if "Hostname Verification" in text or "not in peer certificate" in text:
+        return (
+            "the server's certificate is for other names: use an address that it names, or give the server a"
+            " certificate whose subjectAltName has this one"
+        )
     if "CERTIFICATE" in text or "SSL" in text or "handshake" in text.lower():
         return "the server's TLS does not fit: name its authority with HELIOGRAPH__CLIENT__TLS_CA"
     return "start one with `heliograph server start` or `heliograph dev`, or set HELIOGRAPH__CLIENT__ADDRESS"

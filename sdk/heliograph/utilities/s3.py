@@ -69,11 +69,13 @@ def is_missing(error: BaseException) -> bool:
 @contextmanager
 def s3_errors(kind: type[HeliographError], message: str) -> Iterator[None]:
     """Turns whatever boto3 raises in the block into `kind`, with S3's own code and message behind `message`."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
     from urllib3.exceptions import HTTPError
 
     try:
         yield
     except (BotoCoreError, ClientError, HTTPError) as error:
         hint = "Check the credentials and the bucket's policy." if error_code(error) in _DENIED else ""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this host a role."
         raise kind(f"{message}: {error}", hint=hint) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+import traceback
 from typing import Any
 
 import grpc
@@ -11,7 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.api.v1 import errors_pb2
+from heliograph.api.v1 import admin_service_pb2, errors_pb2
+from heliograph.client.connection import RETRY_PAUSES_SECONDS, Connection
 from heliograph.client.errors import DETAILS_KEY, parse_status, to_error
 from heliograph.exceptions import (
     BY_REASON,
@@ -103,6 +107,48 @@ def test_an_unreachable_server_is_told_without_the_cores_prose() -> None:
     error = to_error(FakeRpcError(grpc.StatusCode.UNAVAILABLE, text), address="127.0.0.1:1")
     assert str(error) == "no control plane answers at 127.0.0.1:1: Connection refused"
     assert "heliograph dev" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.", "names"),
+        ("Tls handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: self signed certificate", "TLS_CA"),
+    ],
+)
+def test_a_certificate_that_does_not_fit_is_no_missing_server(text: str, told: str) -> None:
+    error = to_error(FakeRpcError(grpc.StatusCode.UNAVAILABLE, text), address="example.org:4480")
+    assert told in error.hint
+    assert "server start" not in error.hint
+
+
+def test_a_traceback_shows_the_hint_once() -> None:
+    error = UnavailableError("no control plane answers", hint="start one")
+    copy = pickle.loads(pickle.dumps(error))
+    for shown in (error, copy):
+        assert str(shown) == "no control plane answers"
+        assert "".join(traceback.format_exception(shown)).count("Hint: start one") == 1
+
+
+def test_where_nothing_ever_listened_nothing_is_waited_for() -> None:
+    started = time.monotonic()
+    with Connection("127.0.0.1:1", "token") as connection, pytest.raises(UnavailableError):
+        connection.call(connection.services.admin.WhoAmI, admin_service_pb2.WhoAmIRequest())
+    assert time.monotonic() - started < sum(RETRY_PAUSES_SECONDS)
+
+
+def test_a_control_plane_that_answered_before_is_waited_for() -> None:
+    asked = []
+
+    def method(request: object, timeout: float) -> object:
+        asked.append(timeout)
+        if len(asked) == 2:
+            raise FakeRpcError(grpc.StatusCode.UNAVAILABLE, "Connection refused")
+        return request
+
+    with Connection("127.0.0.1:1", "token") as connection:
+        assert [connection.call(method, number) for number in range(2)] == [0, 1]  # type: ignore[arg-type]
+    assert len(asked) == 3
 
 
 @given(st.binary(max_size=300))
