@@ -53,6 +53,7 @@ class LedgerWriter:
         self._appended = 0
         self._written = 0
         self._urgent = False
+        self._awaited = False
         self._closed = False
 
     def error(
@@ -93,7 +94,7 @@ class LedgerWriter:
         deadline = time.monotonic() + timeout_seconds
         with self._condition:
             wanted = self._appended
-            self._urgent = True
+            self._urgent = self._awaited = True
             self._condition.notify_all()
             while self._written < wanted:
                 left = deadline - time.monotonic()
@@ -161,9 +162,9 @@ class LedgerWriter:
             deadline = time.monotonic() + FLUSH_SECONDS
             while not self._closed and not self._urgent and (left := deadline - time.monotonic()) > 0:
                 self._condition.wait(left)
-            if self._urgent and not self._closed:
+            if self._urgent and not (self._closed or self._awaited):
                 self._condition.wait(_ERROR_LINGER_SECONDS)  # errors seldom come alone
-            self._urgent = False
+            self._urgent = self._awaited = False
             batch = list(self._pending)
             self._pending.clear()
             self._text_bytes = 0
