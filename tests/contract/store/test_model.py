@@ -255,7 +255,7 @@ def check(bench: Bench, examples: int, steps: int, *, shrink: bool = True) -> No
 
 
 def test_the_store_and_the_model_agree(bench: Bench) -> None:
-    check(bench, 25, 30)
+    check(bench, 15, 30)
 
 
 @pytest.mark.full
