@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from heliograph.api.contract import FieldViolation
 from heliograph.api.v1 import agent_service_pb2 as pb
 from heliograph.api.v1 import agent_service_pb2_grpc
 from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
-from heliograph.exceptions import NotFoundError
+from heliograph.exceptions import NotFoundError, PermissionDeniedError
 from heliograph_control_plane import calls
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.errors import BadRequestError, bad_field
@@ -48,6 +49,8 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         )
         if not spec.launcher:
             raise bad_field("launcher", "is empty")
+        with suppress(NotFoundError):
+            _judge_name(await self._store.get_agent(spec.name))
         return convert.agent(await self._store.register_agent(spec))
 
     async def LeaseFlowRuns(self, request: pb.LeaseFlowRunsRequest, context: Any) -> pb.LeaseFlowRunsResponse:
@@ -64,6 +67,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if found:
             raise BadRequestError(found)
         agent = await self._agent(name)
+        _judge_name(agent)
         leases = await self._lease(agent, request, time.monotonic() + wait)
         return pb.LeaseFlowRunsResponse(leases=[_lease_message(lease) for lease in leases])
 
@@ -114,6 +118,8 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if len(request.runs) > MAX_HELD:
             raise bad_field("runs", f"has more than {MAX_HELD:,} elements")
         caller = calls.principal()
+        if caller.scope is not None:
+            _judge_name(await self._agent(name))
         held, by_id, foreign = [], {}, []
         for run in request.runs:
             project, run_id = names.run("runs.flow_run", run.flow_run)
@@ -189,6 +195,19 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
 def _visible(agent: Agent) -> bool:
     scope = calls.principal().scope
     return scope is None or not agent.projects or bool(scope & set(agent.projects))
+
+
+def _judge_name(agent: Agent) -> None:
+    """Refuses to act under the name of an agent that works for more projects than the token reaches.
+
+    Raises:
+        PermissionDeniedError: It does.
+    """
+    scope = calls.principal().scope
+    if scope is not None and not (agent.projects and scope.issuperset(agent.projects)):
+        raise PermissionDeniedError(
+            "an agent of other projects has this name", hint="Give this agent another name, or delete the other one."
+        )
 
 
 def _no_agent() -> NotFoundError:
