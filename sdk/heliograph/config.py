@@ -107,9 +107,8 @@ class AgentConfig:
 
     name: str = _doc("Name of the agent; empty: made from its kind and the host's name.", "")
     labels: tuple[str, ...] = _doc("Labels that the agent offers.", ())
-    max_runs: int = _doc("Most runs at one time; 0: as many as there are processors.", 0)
+    max_runs: int = _doc("Most runs at one time; 0: as many as there are processors, and at least 4.", 0)
     dir: str = _doc("Folder of run directories and cached bundles; empty: $HELIOGRAPH_HOME/agent.", "")
-    policy_file: str = _doc("TOML file with the agent's policy; empty: no restrictions.", "")
     health_address: str = _doc("Host and port of /healthz; empty: none.", "")
     failure_text: str = _doc("Most text of failures that may leave this machine: local, redacted or full.", "local")
     log_mode: str = _doc("Most of log lines that may leave this machine: local, redacted or full.", "redacted")

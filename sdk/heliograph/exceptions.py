@@ -195,6 +195,12 @@ class InsideFlowBlockError(FlowError, RuntimeError):
     """A flow was told to run or to be registered inside its `with` block."""
 
 
+class UnknownTaskError(FlowError, KeyError):
+    """A task is not in the flow that was asked for it."""
+
+    __str__ = Exception.__str__  # a KeyError would quote the message
+
+
 class StorageError(HeliographError):
     """A bundle cannot be stored or fetched. `failure` is the name of the `FailureReason` that a run reports."""
 

@@ -26,6 +26,7 @@ from heliograph.engine.signals import ENDRUN, StateSignal
 from heliograph.engine.sink import FailureInfo, NullSink, RunSink
 from heliograph.engine.state import Cancelled, Failed, Mapped, Pending, Running, State, Success
 from heliograph.engine.task_runner import TaskRunner, UserFault
+from heliograph.engine.task_states import TaskStates
 from heliograph.engine.transitions import TERMINAL, flow_verdict
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
 from heliograph.logging import get_logger
@@ -290,7 +291,7 @@ class FlowRunner:
 
     def _with_results(self, loop: RunLoop, final: State) -> State:
         if (final.is_finished() and not isinstance(final.result, BaseException)) or not final.is_finished():
-            final.result = dict(zip(loop.graph.tasks, loop.states, strict=False))
+            final.result = TaskStates(zip(loop.graph.tasks, loop.states, strict=False))
         return final
 
     def _end(self, loop: RunLoop, final: State) -> State:
@@ -304,10 +305,11 @@ class FlowRunner:
                 failure = self.sink.failed(error, None, None, FailureCode.EXCEPTION)
             else:
                 failure = FailureInfo(FailureCode.TASKS_FAILED)
-        if final.is_finished():
-            self.sink.flow_state(code, self.clock.now(), failure)
+        # The last line first: who follows a run stops to wait for lines when its final state is there.
         level = logging.ERROR if code.is_failed else logging.INFO
         _log.log(level, "Flow run of '%s' ended: %s.", self.flow.name, type(final).__name__)
+        if final.is_finished():
+            self.sink.flow_state(code, self.clock.now(), failure)
         return final
 
     def _handled(self, old: State, new: State) -> State:

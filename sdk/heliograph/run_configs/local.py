@@ -19,7 +19,7 @@ class LocalRun(RunConfig):
     Args:
         env: Environment variables of the run.
         working_dir: Folder on the agent's machine in which the run starts; a run fails when it is not there. By default
-            the run has a folder of its own.
+            the folder of `heliograph agent start --work-dir`, or else the one that the agent was started in.
         labels: Labels that an agent must offer.
     """
 

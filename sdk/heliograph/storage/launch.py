@@ -30,7 +30,7 @@ class LaunchSettings:
         image: Container image with digest; empty means none.
         cpu_millis: Processor share in thousandths of a core; 0 means not said.
         memory_bytes: Memory; 0 means not said.
-        working_dir: Folder in which the run starts; empty means its run directory.
+        working_dir: Folder in which the run starts; empty means the agent's.
         ledger: Where the run's ledger is: `{"kind": "local", "dir": …}` (an empty folder means the default one of the
             machine it runs on) or `{"kind": "s3", "bucket": …, "prefix": …}` with endpoint and region.
         failure_text: How much of a failure's text may be told, `local`, `redacted` or `full`; empty means the agent's.

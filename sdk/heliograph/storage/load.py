@@ -225,8 +225,37 @@ def _execute(spec: ModuleSpec | None, message: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:  # boundary: a module is the user's code, and may call sys.exit()
         sys.modules.pop(spec.name, None)
-        raise LoadError(f"{message}: {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"{message}: {_place(error, spec.origin or '')}{type(error).__name__}: {_text(error)}"
+        ) from error
     return module
+
+
+def _place(error: BaseException, file: str) -> str:
+    """Returns `orders.py:12: `, the innermost line of the user's own code that an error came from; or nothing."""
+    folder = Path(file).parent
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_shown(Path(error.filename), folder)}:{error.lineno}: "
+    place = ""
+    frames = error.__traceback__
+    while frames is not None:
+        path = Path(frames.tb_frame.f_code.co_filename)
+        if str(path) == file or (path.is_relative_to(folder) and not _INSTALLED.intersection(path.parts)):
+            place = f"{_shown(path, folder)}:{frames.tb_lineno}: "
+        frames = frames.tb_next
+    return place
+
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+def _shown(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _text(error: BaseException) -> str:
+    # What a syntax error says of its place would stand there twice.
+    return str(error.msg if isinstance(error, SyntaxError) else error)
 
 
 def _compare(flow: Flow, manifest: Manifest, registered: str) -> None:

@@ -1,6 +1,7 @@
 """What `flow.run()`, `register()` and `run_agent()` do before they hand over, and the schedule loop."""
 
 import sys
+import traceback
 import types
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from heliograph import DateTimeParameter, Flow, Parameter, context, task
 from heliograph.core import running
 from heliograph.exceptions import (
     CycleError,
+    FlowError,
     InvalidArgumentError,
     MissingParameterError,
     UnknownParameterError,
@@ -189,3 +191,32 @@ class TestSchedule:
         state = flow.run()
         assert result(flow, state) == 10
         assert datetime.now(UTC) >= soon
+
+
+def test_asking_for_the_task_that_was_called_tells_of_its_copy() -> None:
+    @task
+    def total() -> int:
+        return 1
+
+    with Flow("copies") as flow:
+        income = total()
+    state = flow.run()
+    assert state is not None
+    assert state.result[income].result == 1
+    with pytest.raises(KeyError) as no:
+        state.result[total]
+    assert str(no.value).startswith("the task 'total' itself is not in the flow: calling it")
+    assert "x = total(…)" in "".join(traceback.format_exception(no.value))
+    assert total not in state.result
+    with pytest.raises(KeyError, match="nothing"):
+        state.result["nothing"]
+
+
+def test_a_task_outside_a_flow_names_its_run() -> None:
+    @task
+    def total() -> int:
+        return 1
+
+    with pytest.raises(FlowError) as no:
+        total()
+    assert "total.run(" in "".join(traceback.format_exception(no.value))

@@ -417,3 +417,21 @@ def test_preflight_runs_no_code_of_the_user(project: Project, tmp_path: Path) ->
 def test_references_are_plain_values() -> None:
     ref = BundleRef("local", "/x", "sha256:" + "0" * 64, "sha256:" + "1" * 64)
     assert pickle.loads(pickle.dumps(ref)) == ref
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("x = 1\ny = unknown\n", "odd.py:2: NameError: name 'unknown' is not defined"),
+        ("import json\n\njson.loads('{')\n", "odd.py:3: JSONDecodeError: "),
+        ("x = 1\ndef broken(:\n", "odd.py:2: SyntaxError: invalid syntax"),
+        ("import odd_helper\n", "odd_helper.py:2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_told_with_its_line(tmp_path: Path, source: str, told: str) -> None:
+    (tmp_path / "odd_helper.py").write_text("\n1 / 0\n")
+    (tmp_path / "odd.py").write_text(source)
+    with pytest.raises(LoadError) as no:
+        load_flows(tmp_path / "odd.py")
+    assert f"cannot be loaded: {told}" in str(no.value)
+    assert str(no.value).count("line 2") == 0
