@@ -168,6 +168,13 @@ class _Supervisor:
     def run(self) -> None:
         """Runs to the end of the attempt, `exit.json` written."""
         record, directory = self._record, self._directory
+        # Before anybody knows where to send them: a signal that comes early is an event as any other.
+        signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
+        signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
         directory.write_processes(
             ProcessRecord(
                 boot_id=processes.boot_id(),
@@ -186,12 +193,6 @@ class _Supervisor:
             # The flow is not made to share the processors with the channel's opening until it has something to tell.
             select.select([self._poke_reader, self._output_reader], [], [], QUIET_START_SECONDS)
         self._open_pumps()
-        signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
-        signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
         self._wake_reader.setblocking(False)
         for descriptor, action in (
             (self._wake_reader.fileno(), self._on_wake),

@@ -12,6 +12,7 @@ from tests.integration.agent.conftest import alive, kill
 from tests.integration.agent.test_launcher import Ground
 
 from heliograph_agents import processes
+from heliograph_agents.launcher import ExitKind
 
 pytestmark = pytest.mark.skipif(not processes.LINUX, reason="only Linux forks from a warm parent")
 
@@ -94,3 +95,11 @@ async def test_nothing_stands_by_without_its_warm_parent(ground: Standing, how: 
     else:
         await ground.launcher.close()
     await ground.until(lambda: not any(alive(pid) for pid in stood_by))
+
+
+async def test_a_stop_that_comes_as_early_as_it_can_is_heard(ground: Standing) -> None:
+    await ground.stands_by()
+    handle = await ground.launch()
+    await ground.until(lambda: ground.directory(handle).processes() is not None)
+    await ground.launcher.stop(handle, abandon=True)
+    assert (await ground.exit_of(handle)).kind is ExitKind.LEASE_LOST
