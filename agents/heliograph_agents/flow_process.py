@@ -129,11 +129,13 @@ class _Run:
 
     def execute(self) -> int:
         """Waits for the word, runs, reports. Returns the process's exit code."""
+        from heliograph.logging import configure
         from heliograph.reporting.sink import Reporting
 
         go = self._go.get()
         record = self._record
         _prepare_environment(self._directory, record, go)
+        configure()  # as this run's settings say: warming up logged as the agent's do
         reporting = Reporting(
             self._directory.outbox,
             self._poke_descriptor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -103,3 +104,19 @@ async def test_a_stop_that_comes_as_early_as_it_can_is_heard(ground: Standing) -
     await ground.until(lambda: ground.directory(handle).processes() is not None)
     await ground.launcher.stop(handle, abandon=True)
     assert (await ground.exit_of(handle)).kind is ExitKind.LEASE_LOST
+
+
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+async def test_settings_of_the_run_hold_in_what_stood_by(ground: Standing, level: str) -> None:
+    settings = ground.launcher._settings
+    env = {**settings.env, "HELIOGRAPH__LOGGING__LEVEL": level}
+    ground.launcher._settings = replace(settings, env=env)
+    await ground.stands_by()
+    await asyncio.sleep(0.2)  # it has warmed up
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    output = ground.directory(handle).output_file
+    if level == "INFO":
+        await ground.until(lambda: "Beginning flow run" in output.read_text())
+    assert ("Beginning flow run" in output.read_text()) == (level == "INFO")
+    assert "rehearsal" not in output.read_text()

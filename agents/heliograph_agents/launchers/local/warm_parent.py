@@ -106,10 +106,10 @@ def _launch(request: bytes, connection: socket.socket, spare: _Child | None) -> 
             return {"path": path, "pid": spare.pid, "start": processes.start_time(spare.pid)}
     try:
         child = _fork(connection, spare, b"")
+        with child.orders:
+            child.orders.send(request)
     except OSError as error:
         return {"path": path, "error": f"cannot fork: {error}"}
-    child.orders.send(request)
-    child.orders.close()
     return {"path": path, "pid": child.pid, "start": processes.start_time(child.pid)}
 
 
