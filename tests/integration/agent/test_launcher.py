@@ -39,7 +39,9 @@ SOURCE = """
 
     @task
     def hold():
-        pathlib.Path(os.environ["MARK"]).write_text(str(os.getpid()))
+        mark = pathlib.Path(os.environ["MARK"])
+        mark.with_suffix(".part").write_text(str(os.getpid()))
+        mark.with_suffix(".part").rename(mark)
         while not pathlib.Path(os.environ["MARK"] + ".open").exists():
             time.sleep(0.01)
 
