@@ -144,7 +144,10 @@ class Agent:
         if self._failed is not None:
             raise self._failed
         left = sum(tracker.held for tracker in self._trackers.values())
-        _log.info("left%s", f"; {left} runs go on, the next agent of this name adopts them" if left else "")
+        go_on = "1 run goes on, the next agent of this name adopts it"
+        if left > 1:
+            go_on = f"{left} runs go on, the next agent of this name adopts them"
+        _log.info("left%s", f"; {go_on}" if left else "")
 
     def drain(self) -> None:
         """Takes no new runs, waits for those it has, then leaves. Called again: leaves at once; runs go on."""

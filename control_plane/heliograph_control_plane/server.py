@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,6 +135,7 @@ class ControlPlane:
         """
         settings = self.settings
         credentials = _credentials(settings)
+        _check_port(settings.host, settings.port)
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.store: Store = await asyncio.to_thread(open_store, settings.url)
         try:
@@ -171,10 +174,7 @@ class ControlPlane:
         except RuntimeError:
             port = 0
         if not port:
-            raise ConfigurationError(
-                f"cannot listen on {asked}",
-                hint="is another control plane running there? `--port 0` chooses a free port",
-            )
+            raise _not_free(asked)
         await server.start()
         self._server = server
         self.address = f"{asked.rpartition(':')[0]}:{port}"
@@ -248,6 +248,28 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from None
     return grpc.ssl_server_credentials(
         [(key, chain)], root_certificates=authorities, require_client_auth=authorities is not None
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuses a port that is taken before the store is opened, and before gRPC prints a line of its own about it."""
+    if not port:
+        return
+    with suppress(socket.gaierror):
+        for family, kind, protocol, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(where)
+                except OSError as error:
+                    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                        raise _not_free(f"{host}:{port}", error.strerror) from None
+
+
+def _not_free(address: str, reason: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {address}" + (f": {reason}" if reason else ""),
+        hint="is another control plane, or `heliograph dev`, running there? `--port 0` chooses a free port",
     )
 
 

@@ -220,6 +220,27 @@ def test_a_reader_that_closes_the_pipe_is_no_error(cli: Cli) -> None:
     assert done.stderr == ""
 
 
+def test_creating_a_project_says_whether_it_was_there(cli: Cli) -> None:
+    assert "Project fresh is created." in cli("projects", "create", "fresh").stdout
+    assert "Project fresh was there already." in cli("projects", "create", "fresh").stdout
+
+
+def test_a_taken_port_is_told_once_and_in_our_words(cli: Cli, stack: Stack, tmp_path: Path) -> None:
+    me = Cli(tmp_path)
+    for command in (("dev",), ("server", "start")):
+        done = me(*command, "--port", str(stack.port), code=2)
+        assert done.stdout == ""
+        told = done.stderr.splitlines()
+        assert told[0] == f"Error: cannot listen on 127.0.0.1:{stack.port}: Address already in use"
+        assert "--port 0" in told[1]
+        assert len(told) == 2
+
+
+def test_names_in_a_log_have_one_width(cli: Cli, greeted: tuple[str, str]) -> None:
+    lines = cli("runs", "logs", greeted[0]).stdout.splitlines()
+    assert len({re.search("(greeting Ada|Beginning|Flow run of)", item).start() for item in lines}) == 1  # type: ignore[union-attr]
+
+
 BAD_INPUT = [
     (["frobnicate"], 2, "no command 'frobnicate'"),
     (["runs", "ls", "-o", "xml"], 2, "xml"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from heliograph.cli.text import clean
+from heliograph.exceptions import ConfigurationError, HeliographError
 
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -131,9 +132,21 @@ def wait_for(condition: Callable[[], bool], child: Child, what: str, seconds: fl
     deadline = time.monotonic() + seconds
     while not condition():
         if not child.running or time.monotonic() > deadline:
+            if not child.running and (told := _told(child.tail())):
+                raise told
             how = "ended" if not child.running else f"was not ready within {seconds:.0f} s"
             raise UnavailableError(f"the {what} {how}; its last lines:\n{child.tail()}")
         time.sleep(POLL_SECONDS)
+
+
+def _told(text: str) -> HeliographError | None:
+    """Returns the error that a command told, to be told once more and in its place."""
+    lines = text.splitlines()
+    at = next((number for number, line in enumerate(lines) if line.startswith("Error: ")), None)
+    if at is None:
+        return None
+    hint = next((line.removeprefix("Hint:").strip() for line in lines[at:] if line.startswith("Hint:")), "")
+    return ConfigurationError(lines[at].removeprefix("Error: "), hint=hint)
 
 
 def stop_on_sigterm() -> None:

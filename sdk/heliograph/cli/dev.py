@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ DRAIN_SECONDS = 15.0
 @click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help="[default: $HELIOGRAPH_HOME/dev]")
 @click.option("-l", "--label", "labels", multiple=True, help="A label of the agent. May be repeated.")
 @click.option("--project", default="dev", show_default=True, help="A project that is made at the start.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not show the output of the parts.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not show what the parts say later.")
 def dev(port: int, state_dir: Path | None, labels: tuple[str, ...], project: str, quiet: bool) -> int:
     """Run a control plane and a local agent here until Ctrl-C.
 
@@ -51,7 +52,13 @@ def dev(port: int, state_dir: Path | None, labels: tuple[str, ...], project: str
         "HELIOGRAPH__AGENT__FAILURE_TEXT": "full",
         "HELIOGRAPH__AGENT__LOG_MODE": "full",
     }
-    on_line = None if quiet else _show
+    up = threading.Event()
+
+    def on_line(name: str, line: str) -> None:
+        # What the parts say while they start is told when they fail to, and then once.
+        if up.is_set() and not quiet:
+            print(f"{name:6} | {line}", flush=True)
+
     try:
         with Children() as children:
             folder = (state_dir or home() / "dev").absolute()
@@ -67,7 +74,8 @@ def dev(port: int, state_dir: Path | None, labels: tuple[str, ...], project: str
                 arguments += [word for label in labels for word in ("--label", label)]
                 agent = children.start("agent", arguments, environment, on_line)
                 wait_for(lambda: _is_online(client), agent, "agent")
-                _tell(address, project)
+                _tell(address, project, folder)
+                up.set()
                 try:
                     return _stay(children.ended)
                 finally:
@@ -121,20 +129,20 @@ def _end_runs(client: Client) -> None:
         print(f"Could not cancel runs: {error}", file=sys.stderr)
 
 
-def _tell(address: str, project: str) -> None:
+def _tell(address: str, project: str, folder: Path) -> None:
     """Says what is there and what to do next."""
-    from heliograph.client.credentials import token_path
+    from heliograph.cli.text import paint, use_color
 
-    flag = "" if address == "127.0.0.1:4480" else f" --address {address}"
-    print(
-        f"\nHeliograph is up: a control plane on {address} and the agent {AGENT!r}. Ctrl-C stops both.\n"
-        f"You are signed in here: commands find the token by the address, in {token_path(address)}.\n"
-        f"  heliograph{flag} register FILE --project {project}\n"
-        f"  heliograph{flag} run {project}/FLOW --watch\n"
-        f"  heliograph{flag} runs ls\n",
-        flush=True,
-    )
-
-
-def _show(name: str, line: str) -> None:
-    print(f"{name:6} | {line}", flush=True)
+    color = use_color("auto", sys.stdout)
+    command = "heliograph" if address == "127.0.0.1:4480" else f"heliograph --address {address}"
+    lines = [
+        paint(f"Heliograph is up: a control plane on {address} and the agent {AGENT!r}.", "bold", color)
+        + " Ctrl-C stops both.",
+        "",
+        f"  {command} register FILE --project {project}",
+        f"  {command} run {project}/FLOW --watch",
+        f"  {command} runs ls",
+        "",
+        paint(f"You are signed in on this machine. Data: {folder}", "dim", color),
+    ]
+    print("\n".join(lines), flush=True)

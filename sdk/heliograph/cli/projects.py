@@ -22,9 +22,14 @@ def projects() -> None:
 @pass_session
 def create(session: Session, name: str, description: str, output: str) -> None:
     """Create a project. One that exists with the same description is no error."""
+    from datetime import timedelta
+
+    began = session.client.get_server_info().time.ToDatetime()
     project = session.client.create_project_message(name, description)
+    new = project.create_time.ToDatetime() >= began - timedelta(milliseconds=1)
     if not emit_one(project, output, name=project.name):
-        click.echo(f"Project {name} is there. Register flows with: heliograph register FILE --project {name}")
+        is_there = "is created" if new else "was there already"
+        click.echo(f"Project {name} {is_there}. Register flows with: heliograph register FILE --project {name}")
 
 
 @projects.command("ls", cls=Command, examples="heliograph projects ls\nheliograph projects ls -o json")

@@ -29,7 +29,7 @@ def ago(time: datetime | None, now: datetime | None = None) -> str:
     if time is None:
         return ""
     seconds = ((now or datetime.now(UTC)) - time).total_seconds()
-    text = _coarse(abs(seconds))
+    text = _coarse(seconds) if seconds > 0 else _nearest(-seconds)
     if text == "0 s":
         return "now"
     return f"{text} ago" if seconds > 0 else f"in {text}"
@@ -40,6 +40,14 @@ def _coarse(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds)} s"
+
+
+def _nearest(seconds: float) -> str:
+    # What lies ahead is rounded to the nearest: a token made a moment ago for 90 days has them.
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size * 0.99:
+            return f"{round(seconds / size)} {unit}"
+    return f"{round(seconds)} s"
 
 
 def local(time: datetime | None) -> str:

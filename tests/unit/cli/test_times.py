@@ -32,6 +32,9 @@ def test_any_duration_is_short(seconds: float) -> None:
 def test_distances_from_now() -> None:
     assert ago(NOW - timedelta(seconds=90), NOW) == "1 min ago"
     assert ago(NOW + timedelta(hours=20, minutes=5), NOW) == "in 20 h"
+    assert ago(NOW + timedelta(days=90) - timedelta(seconds=3), NOW) == "in 90 d"
+    assert ago(NOW + timedelta(seconds=3599), NOW) == "in 1 h"
+    assert ago(NOW + timedelta(minutes=10), NOW) == "in 10 min"
     assert ago(NOW, NOW) == "now"
     assert ago(None, NOW) == ""
 
