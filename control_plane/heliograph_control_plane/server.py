@@ -263,7 +263,7 @@ def _check_port(host: str, port: int) -> None:
                     probe.bind(where)
                 except OSError as error:
                     if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                        raise _not_free(f"{host}:{port}", error.strerror) from None
+                        raise _not_free(f"{host}:{port}", error.strerror or "") from None
 
 
 def _not_free(address: str, reason: str = "") -> ConfigurationError:

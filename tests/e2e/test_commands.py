@@ -95,6 +95,8 @@ def test_registering_the_same_content_makes_no_version(cli: Cli, write_flow: Wri
     first = cli("register", str(path), "--project", PROJECT).stdout
     assert f"Registered {PROJECT}/twice, version 1." in first
     assert "no code, no default, no value" in first
+    assert "  Took     flow.py: all files but ignored ones\n" in first
+    assert "Left" not in first
     assert f"{PROJECT}/twice is unchanged: version 1." in cli("register", str(path), "--project", PROJECT).stdout
     path.write_text(path.read_text() + "# changed\n")
     assert "version 2" in cli("register", str(path), "--project", PROJECT).stdout
@@ -333,6 +335,15 @@ def test_flows_that_cannot_be_registered_leave_nothing(cli: Cli, write_flow: Wri
     assert re.search(told, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert cli.json("flows", "ls") == before
+
+
+def test_registration_shows_what_was_left_and_warns_of_what_was_hardly_meant(cli: Cli, write_flow: WriteFlow) -> None:
+    path = write_flow(flows.GREETING.replace('"greeting"', '"among-others"'))
+    (path.parent / "diary.txt").write_text("private")
+    (path.parent / "server.key").write_text("secret")
+    told = cli("register", str(path), "--project", PROJECT).stdout
+    assert re.search(r"  Left     server.key \(ignored\)", told)
+    assert re.search(r"  Warning  the flow does not import diary.txt, but it was taken", told)
 
 
 def test_an_unknown_project_is_told_before_anything_is_stored(cli: Cli, stack: Stack, write_flow: WriteFlow) -> None:

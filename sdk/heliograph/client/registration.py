@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from heliograph.core.flow import Flow
     from heliograph.storage import Storage
     from heliograph.storage.bundle import Bundle
+    from heliograph.storage.collect import BundleReport
 
 MAX_SHOWN_VIOLATIONS = 10
+MAX_SHOWN_LEFT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Registration:
         request: What crossed the line, whole.
         files: Number of files in the bundle.
         size_bytes: Size of its files.
-        warnings: What should be looked at in the bundle.
+        report: What the bundle took and left, and what should be looked at.
     """
 
     flow_id: str
@@ -43,7 +45,7 @@ class Registration:
     request: flow_service_pb2.RegisterFlowVersionRequest
     files: int
     size_bytes: int
-    warnings: tuple[str, ...] = ()
+    report: BundleReport
 
     @property
     def version(self) -> int:
@@ -73,9 +75,12 @@ class Registration:
         return [
             head,
             f"  Bundle   {made}{short} in {request.bundle.location}",
+            f"  Took     {_took(self.report)}",
+            *([f"  Left     {_left(self.report)}"] if self.report.dropped else []),
             f"  Runs on  {'agents ' + ' '.join(needs) if needs else 'any agent'}",
             f"  Crossed  {', '.join(crossed)}; no code, no default, no value",
-            *(f"  Warning  {warning}" for warning in self.warnings),
+            *(f"  Note     {note}" for note in self.report.notes),
+            *(f"  Warning  {warning}" for warning in self.report.warnings),
         ]
 
 
@@ -173,7 +178,7 @@ def register(
         request=request,
         files=len(bundle.manifest.files),
         size_bytes=bundle.manifest.size_bytes,
-        warnings=tuple(bundle.report.warnings),
+        report=bundle.report,
     )
 
 
@@ -260,6 +265,17 @@ def _check(request: flow_service_pb2.RegisterFlowVersionRequest) -> None:
             f"the flow {request.flow_id!r} has names that may not cross: {shown}{more}",
             hint="rename them: names are printable and at most 200 bytes, without < and >",
         )
+
+
+def _took(report: BundleReport) -> str:
+    named = report.largest if report.files <= len(report.largest) else []
+    return (", ".join(sorted(path for path, _ in named)) or f"from {report.root}") + f": {report.how}"
+
+
+def _left(report: BundleReport) -> str:
+    shown = ", ".join(f"{path} ({reason})" for path, reason in report.dropped[:MAX_SHOWN_LEFT])
+    more = len(report.dropped) - MAX_SHOWN_LEFT
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def _count(number: int, noun: str) -> str:

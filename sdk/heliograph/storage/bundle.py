@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from heliograph.config import config
 from heliograph.exceptions import StorageError
 from heliograph.storage.archive import pack
-from heliograph.storage.collect import BundleReport, Collection, collect, imported_modules, project_root
+from heliograph.storage.collect import BundleReport, Collection, collect, imported_modules, is_marked, project_root
 from heliograph.storage.manifest import PICKLE_PATH, BundleFormat, FileEntry, Manifest
 from heliograph.storage.requirements import imported_distributions
 
@@ -83,7 +83,8 @@ def build_bundle(
             hint="Register it with pickle=True, or move it to a .py file, at the top level.",
         )
     root, whole = (None, False) if source is None else _root(source.file, project_root)
-    collected = _collect(source.file, root, whole) if source is not None and root is not None else None
+    meant = root is not None and (project_root is not None or is_marked(root))
+    collected = _collect(source.file, root, whole, meant) if source is not None and root is not None else None
     contents = {path: _read(full) for path, full in collected.files.items()} if collected else {}
     executable = {path for path, full in collected.files.items() if os.access(full, os.X_OK)} if collected else set()
     if pickle:
@@ -147,8 +148,8 @@ def _root(file: Path, given: str | os.PathLike[str] | None) -> tuple[Path, bool]
     return project_root(file, Path(given).expanduser() if given is not None else None)
 
 
-def _collect(file: Path, root: Path, whole: bool) -> Collection:
-    collected = collect(file, root, whole)
+def _collect(file: Path, root: Path, whole: bool, meant: bool) -> Collection:
+    collected = collect(file, root, whole, meant=meant)
     limit = config().storage.hard_limit_bytes
     total = 0
     for path, full in collected.files.items():

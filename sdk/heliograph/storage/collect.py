@@ -17,7 +17,7 @@ from heliograph.exceptions import StorageError
 from heliograph.storage.ignore import DEFAULT_RULES, IgnoreRules
 from heliograph.storage.manifest import MAX_FILES, RESERVED
 
-__all__ = ["BundleReport", "Collection", "collect", "imported_modules", "project_root"]
+__all__ = ["BundleReport", "Collection", "collect", "imported_modules", "is_marked", "project_root"]
 
 IGNORE_FILE = ".heliographignore"
 _MARKERS = ("heliograph.toml", "pyproject.toml", ".git")
@@ -97,12 +97,23 @@ def project_root(flow_file: Path, explicit: Path | None) -> tuple[Path, bool]:
     return flow_file.parent, flow_file.parent not in common
 
 
-def collect(flow_file: Path, root: Path, whole: bool = True) -> Collection:
+def is_marked(root: Path) -> bool:
+    """True for a folder that says of itself that it is a project's."""
+    return any((root / marker).exists() for marker in (*_MARKERS, IGNORE_FILE))
+
+
+def collect(flow_file: Path, root: Path, whole: bool = True, *, meant: bool = True) -> Collection:
     """Chooses the files of a bundle.
 
     In a git work tree, files that git tracks; elsewhere all files but ignored ones. `.heliographignore` in the root
     counts in both. The flow's file and modules that it really imported are always needed: they are taken though git
     does not track them yet, and a rule that leaves one out is an error.
+
+    Args:
+        flow_file: The file that defines the flow.
+        root: The folder.
+        whole: False to take the needed files only.
+        meant: False where nobody said that the folder is a project's: files that are not needed are warned of.
 
     Raises:
         StorageError: If an imported module is ignored, or there are too many files.
@@ -138,6 +149,14 @@ def collect(flow_file: Path, root: Path, whole: bool = True) -> Collection:
             files[path] = full
         if len(files) > MAX_FILES:
             raise StorageError(f"{root} has more than {MAX_FILES} files", hint=f"Leave some out in {IGNORE_FILE}.")
+    others = [] if meant or not whole else [path for path in files if path not in needed]
+    if others:
+        named = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        report.warnings.append(
+            f"the flow does not import {named}, but {'they were' if len(others) > 1 else 'it was'} taken, as all of"
+            f" {root}."
+            f" {IGNORE_FILE} leaves files out; a heliograph.toml there says that all are meant"
+        )
     return Collection(root, files, report)
 
 
