@@ -67,7 +67,7 @@ class World:
         before = log.read_text().count("is registered") if log.exists() else 0
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "heliograph.cli", "agent", "start", "--name", name, *arguments],
+                [sys.executable, "-m", "heliograph.cli", "agent", "start", "--name", self.agent_name(name), *arguments],
                 env={**self.environment(), **env}, cwd=self.folder, stdout=output, stderr=output,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
@@ -78,6 +78,10 @@ class World:
             )
             assert process.poll() is None, log.read_text()
         return process
+
+    def agent_name(self, name: str = "a") -> str:
+        """The name that an agent of this world has: a control plane gives a name to the agents of one project only."""
+        return f"{name}-{self.project}"
 
     def log(self, name: str = "a") -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -107,7 +111,7 @@ class World:
 
     def run_directory(self, run: str, name: str = "a", epoch: int = 1) -> Path:
         run_id = run.rpartition("/")[2]
-        return self.home / "agent" / "agents" / name / "runs" / f"{run_id}.{epoch}"
+        return self.home / "agent" / "agents" / self.agent_name(name) / "runs" / f"{run_id}.{epoch}"
 
     def run_files(self, run: str) -> str:
         folder = self.run_directory(run)

@@ -51,7 +51,7 @@ def test_a_run_succeeds_and_its_lines_and_states_arrive(world: World) -> None:
     found = world.wait_for(run, StateCode.SUCCESS)
     states = [StateCode(record.state) for record in world.client.list_flow_run_states(run)]
     assert states == [StateCode.SCHEDULED, StateCode.SUBMITTED, StateCode.RUNNING, StateCode.SUCCESS]
-    assert found.agent == "agents/a"
+    assert found.agent == f"agents/{world.agent_name()}"
     assert {StateCode(t.state) for t in world.client.list_task_runs(run)} == {StateCode.SUCCESS}
     lines = [entry.message for entry in world.client.list_logs(run)]
     assert "adding to 41" in lines
@@ -381,8 +381,9 @@ def test_prefects_spelling_starts_an_agent(world: World) -> None:
     import sys
 
     run = world.run(world.register(QUICK))
+    arguments = ["agent", "local", "start", "--name", world.agent_name("b"), "--max-polls", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "heliograph.cli", "agent", "local", "start", "--name", "b", "--max-polls", "1"],
+        [sys.executable, "-m", "heliograph.cli", *arguments],
         env=world.environment(), cwd=world.folder, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
