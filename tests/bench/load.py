@@ -55,7 +55,7 @@ async def create(client: Client, options: argparse.Namespace, number: int) -> No
 
 
 async def claim(client: Client, options: argparse.Namespace, number: int) -> None:
-    """Leases runs, some at a time, and accepts each."""
+    """Leases runs, some at a time, and accepts each when asked to."""
     agent = f"agents/a{number}"
 
     async def accept(lease: agents_pb.FlowRunLease) -> None:
@@ -65,7 +65,8 @@ async def claim(client: Client, options: argparse.Namespace, number: int) -> Non
     while client.count < options.count // options.clients:
         request = agents_pb.LeaseFlowRunsRequest(agent=agent, request_id=uuid.uuid4().hex, max_runs=options.at_once)
         given = await client.call("AgentService/LeaseFlowRuns", request, agents_pb.LeaseFlowRunsResponse)
-        await asyncio.gather(*(accept(lease) for lease in given.leases))
+        if options.accept:
+            await asyncio.gather(*(accept(lease) for lease in given.leases))
         client.count += len(given.leases)
 
 
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--accept", action="store_true")
     options = parser.parse_args()
     token = sys.stdin.readline().strip()
     print(json.dumps(asyncio.run(load(options, token))), flush=True)

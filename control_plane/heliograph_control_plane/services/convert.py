@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
@@ -102,10 +103,22 @@ def flow(record: records.Flow, schedule_message: schedules_pb.Schedule | None) -
 
 def flow_version(record: records.FlowVersion, *, tasks: bool = True) -> flows_pb.FlowVersion:
     """A flow version. `tasks=False` leaves tasks and edges of the graph out: an agent needs neither."""
+    if not tasks:
+        return _without_tasks(record)
+    return _flow_version(record, flows_pb.Graph.FromString(record.graph) if record.graph else None)
+
+
+@lru_cache(maxsize=32)
+def _without_tasks(record: records.FlowVersion) -> flows_pb.FlowVersion:
+    """Runs of one version are leased again and again. What is returned goes into answers, which copy it."""
     graph = flows_pb.Graph.FromString(record.graph) if record.graph else None
-    if graph is not None and not tasks:
+    if graph is not None:
         for name in ("tasks", "edges", "reference_tasks"):
             graph.ClearField(name)
+    return _flow_version(record, graph)
+
+
+def _flow_version(record: records.FlowVersion, graph: flows_pb.Graph | None) -> flows_pb.FlowVersion:
     return flows_pb.FlowVersion(
         name=f"projects/{record.project}/flows/{record.flow}/versions/{record.version}",
         version=record.version,

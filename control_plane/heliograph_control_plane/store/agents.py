@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from heliograph.exceptions import IllegalTransitionError, NotFoundError
 from heliograph_control_plane.domain.runs import ONLINE_WITHIN, Phase
 from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.paging import decode_token, page_of
 from heliograph_control_plane.store.records import Agent, AgentSpec, Page
 from heliograph_control_plane.store.writer import Transaction
@@ -50,12 +51,15 @@ def note_heartbeat(tx: Transaction, name: str, running: int, draining: bool) -> 
         raise NotFoundError(f"there is no agent {name}")
 
 
+_FIND: Final = Query("SELECT * FROM agents WHERE name = ?", "SELECT * FROM agents WHERE name = %s")
+
+
 def get_agent(connection: Connection, name: str, now: int) -> Agent:
     """Returns one agent."""
-    row = connection.execute(select(schema.agents).where(_a.name == name)).first()
-    if row is None:
+    found = _FIND.run(connection, name)
+    if not found:
         raise NotFoundError(f"there is no agent {name}")
-    return _agent(row, now)
+    return _agent(found[0], now)
 
 
 def list_agents(connection: Connection, size: int, token: str, now: int) -> Page[Agent]:

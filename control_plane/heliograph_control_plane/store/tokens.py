@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from heliograph.exceptions import NotFoundError, RequestIdReusedError
 from heliograph_control_plane.domain.runs import LATE_REPORTS, SECOND
 from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.paging import decode_token, page_of
 from heliograph_control_plane.store.records import NewToken, Page, RequestKey, RunPrincipal, Token
 from heliograph_control_plane.store.requests import find_effect, record_effects
@@ -20,7 +21,6 @@ from heliograph_control_plane.store.writer import Transaction
 _k = schema.tokens.c
 _rt = schema.run_tokens.c
 _t = schema.flow_runs.c
-_p = schema.projects.c
 
 USE_NOTED_EVERY = 60 * SECOND
 """A token's last use is noted to the minute."""
@@ -62,8 +62,12 @@ def create_token(tx: Transaction, new: NewToken, request: RequestKey | None) -> 
     return _token(row)
 
 
-def _find(connection: Connection, token_id: str) -> Row[Any] | None:
-    return connection.execute(select(schema.tokens).where(_k.token_id == token_id)).first()
+# Asked at every call that brings a token which is not remembered.
+_FIND: Final = Query("SELECT * FROM tokens WHERE token_id = ?", "SELECT * FROM tokens WHERE token_id = %s")
+
+
+def _find(connection: Connection, token_id: str) -> Any:
+    return next(iter(_FIND.run(connection, token_id)), None)
 
 
 def list_tokens(connection: Connection, size: int, token: str) -> Page[Token]:
@@ -105,19 +109,20 @@ def note_use(tx: Transaction, token_id: str) -> None:
     )
 
 
+_HOLDER: Final = (
+    "SELECT k.secret_hash, k.used, r.epoch, r.deadline_micros, r.heard_micros, r.presumed_dead, p.name AS project"
+    " FROM flow_runs AS r JOIN run_tokens AS k ON k.run_id = r.id JOIN projects AS p ON p.id = r.project_id"
+)
+_FIND_RUN: Final = Query(f"{_HOLDER} WHERE r.uuid = ? AND k.epoch = ?", f"{_HOLDER} WHERE r.uuid = %s AND k.epoch = %s")
+
+
 def authenticate_run(
     connection: Connection, run_id: str, epoch: int, secret_hash: bytes, now: int
 ) -> tuple[RunPrincipal, bool] | None:
     """Returns what a run token stands for, when it is good, and whether this is its first use."""
     if not 0 < epoch < 1 << 62:
         return None
-    row = connection.execute(
-        select(_rt.secret_hash, _rt.used, _t.epoch, _t.deadline_micros, _t.heard_micros, _t.presumed_dead,
-               _p.name.label("project"))
-        .join_from(schema.run_tokens, schema.flow_runs, _t.id == _rt.run_id)
-        .join(schema.projects, _p.id == _t.project_id)
-        .where(_t.uuid == run_id, _rt.epoch == epoch)
-    ).first()  # fmt: skip
+    row = next(iter(_FIND_RUN.run(connection, run_id, epoch)), None)
     if row is None or not hmac.compare_digest(row.secret_hash, secret_hash):
         return None
     finished = row.deadline_micros is None and not row.presumed_dead
