@@ -230,7 +230,7 @@ class TestWarm:
         ground.runs.touch()
         with pytest.raises(LaunchError) as refused:
             await ground.launch()
-        assert refused.value.failure is FailureCode.DISK
+        assert refused.value.failure is None, "another host may have room"
         ground.runs.unlink()
         ground.runs.mkdir()
 

@@ -387,7 +387,7 @@ def test_prefects_spelling_starts_an_agent(world: World) -> None:
         env=world.environment(), cwd=world.folder, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "agent b is registered" in done.stderr
+    assert f"agent {world.agent_name('b')} is registered" in done.stderr
     assert world.state(run) == StateCode.SUCCESS
 
 
