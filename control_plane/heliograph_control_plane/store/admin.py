@@ -44,16 +44,20 @@ def mark_restored(tx: Transaction) -> tuple[str, int]:
 
 
 def acquire_leadership(tx: Transaction, name: str, holder: str, ttl_micros: int) -> Leadership | None:
-    """Takes or renews a leadership. Every change of holder has a new term."""
+    """Takes or renews a leadership. Every change of holder has a new term.
+
+    A leadership that seems to last longer than any can was taken before the clock was set back: it is over.
+    """
     query = select(_l.holder, _l.term, _l.expire_micros).where(_l.name == name)
     row = tx.connection.execute(query.with_for_update() if tx.locking else query).first()
     expire = tx.now + ttl_micros
     if row is None:
         tx.connection.execute(insert(schema.leaders).values(name=name, holder=holder, term=1, expire_micros=expire))
         return Leadership(holder, 1, expire)
-    if row.holder != holder and row.expire_micros > tx.now:
+    held = tx.now < row.expire_micros <= expire
+    if held and row.holder != holder:
         return None
-    same = row.holder == holder and row.expire_micros > tx.now
+    same = held and row.holder == holder
     term = row.term if same else row.term + 1
     tx.connection.execute(
         update(schema.leaders).where(_l.name == name).values(holder=holder, term=term, expire_micros=expire)

@@ -126,6 +126,12 @@ def test_leadership_is_one_holders_until_it_ends(bench: Bench) -> None:
     assert store.acquire_leadership("other", "two", 15_000_000).result() is not None
 
 
+def test_a_leadership_from_before_the_clock_was_set_back_is_over(bench: Bench) -> None:
+    assert bench.store.acquire_leadership("loops", "one", 15_000_000).result() is not None
+    bench.clock.advance(-24 * 3600)
+    assert bench.store.acquire_leadership("loops", "two", 15_000_000).result() is not None
+
+
 # --- SQLite alone ---------------------------------------------------------------------------------------------------
 
 
