@@ -19,7 +19,8 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from tests.support.control_plane import ControlPlaneProcess
+from google.protobuf.timestamp_pb2 import Timestamp
+from tests.support.control_plane import ControlPlaneProcess, control_plane
 from tests.support.postgres import PostgresCluster, postgres
 from tests.support.scene import Api, Scene
 
@@ -28,6 +29,7 @@ from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
 from heliograph.api.v1 import run_reporting_service_pb2 as reporting_pb
 from heliograph.api.v1 import schedule_service_pb2 as schedules_pb
 from heliograph.api.v1 import states_pb2
+from heliograph_control_plane.store.notices import Notices
 
 __all__ = ["postgres"]
 
@@ -123,6 +125,34 @@ def test_what_one_changes_the_other_shows_at_once(pair: Pair) -> None:
         one.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
         assert any(change.flow_run.cancel_requested for change in watching)
         assert time.monotonic() - started < 1.0 + 2 * PROMPT_SECONDS
+
+
+def test_behind_a_pooler_that_swallows_listen_the_slow_poll_finds_the_run(
+    tmp_path: Path, postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notices, "_listen_always", lambda _self: None)
+    url = postgres.store_database()
+    with (
+        control_plane(tmp_path, database=url) as one,
+        control_plane(tmp_path, database=url) as two,
+        ExitStack() as stack,
+    ):
+        here, there = Scene(stack, one), Scene(stack, two)
+        flow = here.flow(here.project()).name
+        agent = there.agent()
+        run = here.run(flow, scheduled_time=Timestamp(seconds=int(time.time()) + 1))  # the poll parks before
+        leases = there.lease(agent.name, wait_seconds=25)
+        assert [lease.flow_run.name for lease in leases] == [run.name]
+        finished = there.admin.runs.WatchFlowRuns(
+            runs_pb.WatchFlowRunsRequest(parent="projects/-", flow_runs=[run.name])
+        )
+        stack.callback(finished.cancel)
+        assert not next(finished).flow_run.cancel_requested
+        here.admin.agents.AcceptFlowRun(
+            agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=leases[0].epoch)
+        )
+        here.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
+        assert any(change.flow_run.cancel_requested for change in finished)
 
 
 class Workers:
