@@ -33,6 +33,7 @@ __all__ = [
     "exception_line",
     "frames_of",
     "plain_text",
+    "safe_repr",
 ]
 
 FailureText = Literal["local", "redacted", "full"]
@@ -134,6 +135,14 @@ def exception_line(error: BaseException) -> str:
         return str(error)
     except BaseException:  # noqa: BLE001 (boundary: `__str__` is the user's code and may even raise SystemExit)
         return "(its text cannot be made: __str__ raised)"
+
+
+def safe_repr(error: BaseException) -> str:
+    """Returns the exception's repr, for the user's own side. Never raises."""
+    try:
+        return repr(error)
+    except BaseException:  # noqa: BLE001 (boundary: `__repr__` is the user's code)
+        return f"{type(error).__name__}(…)"
 
 
 def plain_text(error: BaseException) -> str:

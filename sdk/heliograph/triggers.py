@@ -154,5 +154,3 @@ def some_successful(at_least: float | None = None, at_most: float | None = None)
 
     trigger.__name__ = "some_successful"
     return trigger
-
-

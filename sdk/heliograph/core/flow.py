@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from heliograph.context import context
 from heliograph.core import graph
+from heliograph.core.coercion import as_task, is_constant
 from heliograph.core.edge import Edge
-from heliograph.core.options import check_state_handlers, checked_name, template_fields
+from heliograph.core.options import check_result, check_state_handlers, checked_name, template_fields
 from heliograph.core.parameter import Parameter
 from heliograph.core.running import RunMethods
 from heliograph.core.task import Task
 from heliograph.exceptions import CycleError, DuplicateSlugError, FlowError
 from heliograph.utilities.edges import EdgeAnnotation
-from heliograph.core.coercion import as_task, is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -59,7 +59,7 @@ class Flow(RunMethods):
 
     Raises:
         FlowError: No usable name, or an edge that cannot be.
-        TypeError: `state_handlers` is not a list of functions.
+        TypeError: `state_handlers` is not a list of functions, `schedule` no Schedule, `result` no result.
     """
 
     def __init__(
@@ -80,6 +80,9 @@ class Flow(RunMethods):
         environment: Any = None,
     ) -> None:
         self.name = checked_name(name, "a flow")
+        if schedule is not None and not hasattr(schedule, "clocks"):
+            raise TypeError(f"the schedule of {name!r} must be a Schedule, such as CronSchedule(…), not {schedule!r}")
+        check_result(result, f"flow {name!r}")
         self._made_as = self.name  # what an agent finds that runs the flow's file
         self.schedule = schedule
         self.environment = environment

@@ -6,7 +6,8 @@ import string
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from pathlib import PurePath
+from typing import Any, cast
 
 from heliograph.exceptions import FlowError
 
@@ -41,6 +42,27 @@ def check_state_handlers(
     if on_failure is not None:
         found.append(OnFailure(on_failure))
     return found
+
+
+def check_result(result: Any, what: str) -> None:
+    """Refuses what is often given for a result: its class, or a location alone.
+
+    Raises:
+        TypeError: It is such a thing.
+    """
+    if isinstance(result, type | str | bytes | PurePath):
+        raise TypeError(f"the result of {what} must be an object such as LocalResult(dir=…), not {result!r}")
+
+
+def checked_trigger(trigger: Any, what: str) -> Callable[..., bool]:
+    """Returns `trigger`.
+
+    Raises:
+        TypeError: It cannot be called.
+    """
+    if not callable(trigger):
+        raise TypeError(f"the trigger of {what} must be a function, such as triggers.all_finished, not {trigger!r}")
+    return cast("Callable[..., bool]", trigger)
 
 
 def checked_name(name: Any, what: str) -> str:
@@ -101,6 +123,7 @@ class TaskOptions:
     retry_delay: timedelta | None
     retry_on: tuple[type[BaseException], ...] | None
     timeout: float | None
+    trigger: Callable[..., bool]
     cache_for: timedelta | None
     cache_validator: Callable[..., bool]
     cache_key: str | None
@@ -138,6 +161,8 @@ class TaskOptions:
             self._set_result(value, self.target)
         elif name == "target":
             self._set_result(self.result, value)
+        elif name == "trigger":
+            self.trigger = checked_trigger(value, self.name)
         elif name == "cache_for":
             self._set_cache(value, None, self.cache_key)
         else:
@@ -185,6 +210,8 @@ class TaskOptions:
     ) -> None:
         from heliograph.engine import cache_validators
 
+        if cache_for is not None and not isinstance(cache_for, timedelta):
+            raise TypeError(f"cache_for of {self.name} must be a timedelta, not {cache_for!r}")
         if cache_for is None and cache_validator not in (None, cache_validators.never_use):
             warnings.warn(
                 f"{self.name} has a cache_validator but no cache_for, so nothing will be cached", stacklevel=4
@@ -197,6 +224,7 @@ class TaskOptions:
     def _set_result(self, result: Any, target: str | Callable[..., str] | None) -> None:
         if isinstance(target, str):
             template_fields(target)
+        check_result(result, self.name)
         if target is not None and getattr(result, "location", None):
             warnings.warn(f"{self.name} has a target and a result with a location; the target is used", stacklevel=4)
         self.result = result

@@ -67,6 +67,8 @@ class RunMethods:
             raise UnknownParameterError(
                 "flow.run() takes no return_tasks: the state of every task is in `state.result[task]`"
             )
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise TypeError(f"parameters must be a dictionary of values by name, not {type(parameters).__name__}")
         names = {parameter.name for parameter in flow.parameters()}
         given = dict(parameters or {})
         given.update({key: kwargs.pop(key) for key in list(kwargs) if key in names and key not in RUN_OPTIONS})
@@ -265,6 +267,8 @@ def _run_on_schedule(flow: Flow, runner_cls: Any, given: dict[str, Any], options
             after = event.start_time
             _wait_until(flow, after)
             state = _run_once(flow, runner_cls, given, options, event)
+            if state.is_cancelled():  # Ctrl-C, which the run took note of
+                raise KeyboardInterrupt  # noqa: TRY301 - as if it had come while waiting
             after = max(after, datetime.now(UTC))
         print(f"The schedule of {flow.name!r} has no further time.")
     except KeyboardInterrupt:

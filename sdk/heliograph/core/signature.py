@@ -21,7 +21,7 @@ def check_run_signature(run: Callable[..., Any], what: str) -> inspect.Signature
         what: How messages name it.
 
     Raises:
-        FlowError: It takes `*args`, uses a reserved argument name, or cannot be inspected.
+        FlowError: It takes `*args`, uses a reserved argument name, is async, or cannot be inspected.
         TypeError: It has positional-only parameters: a task always gets its inputs by name.
     """
     try:
@@ -31,6 +31,11 @@ def check_run_signature(run: Callable[..., Any], what: str) -> inspect.Signature
             f"the signature of {what} cannot be inspected, so its inputs are unknown",
             hint="this happens with built-in functions; wrap it: `@task\\ndef my_task(x): return builtin(x)`",
         ) from error
+    if inspect.iscoroutinefunction(run):
+        raise FlowError(
+            f"{what} is an async function, whose call gives a coroutine and no result",
+            hint="make it an ordinary function that calls asyncio.run(…)",
+        )
     for parameter in signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             raise FlowError(

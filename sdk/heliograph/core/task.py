@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from heliograph.context import context
 from heliograph.core.operations import Operations
-from heliograph.core.options import TaskOptions, check_state_handlers, checked_count
+from heliograph.core.options import TaskOptions, check_state_handlers, checked_count, checked_trigger
 from heliograph.core.signature import check_run_signature, inferred_nout
 from heliograph.exceptions import FlowError
 from heliograph.utilities.edges import EdgeAnnotation
@@ -123,7 +123,7 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
         self._set_timeout(timeout)
         if trigger is None:
             from heliograph.triggers import all_successful as trigger
-        self.trigger = trigger
+        self.trigger = checked_trigger(trigger, self.name)
         self.skip_on_upstream_skip = skip_on_upstream_skip
         self._set_cache(cache_for, cache_validator, cache_key)
         self.checkpoint = checkpoint
@@ -134,12 +134,6 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
     def __copy__(self) -> Self:
         new = object.__new__(type(self))
@@ -171,10 +165,10 @@ class Task(TaskOptions, Operations, metaclass=_TaskMeta):
     @property
     def logger(self) -> logging.Logger:
         """The logger of this task; inside a mapped child its name carries the child's index."""
-        from heliograph.logging import get_logger
+        from heliograph.logging import child_logger, get_logger
 
-        running = context.get("task_name") == self.name and context.get("map_index") is not None
-        return get_logger(f"{self.crossing_name}[{context.get('map_index')}]" if running else self.crossing_name)
+        index = context.get("map_index") if context.get("task_name") == self.name else None
+        return get_logger(self.crossing_name) if index is None else child_logger(self.crossing_name, index)
 
     @property
     def run_signature(self) -> inspect.Signature:

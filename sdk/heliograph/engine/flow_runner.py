@@ -20,7 +20,7 @@ from heliograph.engine.clock import Clock, SystemClock, to_datetime
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.graph import Graph, compile_flow
 from heliograph.engine.interrupts import Interrupted
-from heliograph.engine.nodes import Node
+from heliograph.engine.nodes import ASKED_FOR, TARGET_ONLY, Node
 from heliograph.engine.run_loop import RunLoop
 from heliograph.engine.signals import ENDRUN, StateSignal
 from heliograph.engine.sink import FailureInfo, NullSink, RunSink
@@ -29,6 +29,7 @@ from heliograph.engine.task_runner import TaskRunner, UserFault
 from heliograph.engine.task_states import TaskStates
 from heliograph.engine.transitions import TERMINAL, flow_verdict
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
+from heliograph.failures import safe_repr
 from heliograph.logging import get_logger
 from heliograph.utilities.ids import uuid7_text
 
@@ -109,7 +110,9 @@ class FlowRunner:
             UnknownParameterError: The flow has no such parameter.
             MissingParameterError: A required parameter has no value.
             FlowError: The graph is not valid, or children of a mapped task would share a target.
+            TypeError: The executor is none, or `task_states` holds something else than states.
         """
+        _check_given(executor if executor is not None else self.flow.executor, task_states or {})
         graph = compile_flow(self.flow)
         values = _checked_parameters(self.flow, graph, parameters, context)
         if hasattr(self.flow, "check_targets"):
@@ -207,6 +210,9 @@ class FlowRunner:
     ) -> State:
         get_logger()  # sets up what a terminal shows
         _log.info("Beginning flow run of '%s'.", self.flow.name)
+        for node in loop.nodes:
+            if node.not_kept is ASKED_FOR or node.not_kept is TARGET_ONLY:
+                _log.warning("Task '%s': nothing is kept: %s.", node.crossing_name, node.not_kept.reason)
         try:
             state = self._handled(state, Running("Running flow."))
             if not state.is_running():
@@ -226,7 +232,7 @@ class FlowRunner:
             return self._finish(loop, state, signal.state)
         except Exception as error:  # noqa: BLE001 - a handler's or the engine's fault: the state tells, nothing is raised
             _log.exception("The run of flow '%s' broke off.", self.flow.name, extra={"stays_local": True})
-            broken = Failed(f"Unexpected error while running the flow: {error!r}", result=error)
+            broken = Failed(f"Unexpected error while running the flow: {safe_repr(error)}", result=error)
             return self._finish(loop, state, broken)
         return self._finish(loop, state, self._verdict(loop))
 
@@ -286,7 +292,9 @@ class FlowRunner:
             final = signal.state
         except Exception as error:  # noqa: BLE001 - a user's handler
             _log.exception("A state handler of flow '%s' failed.", self.flow.name, extra={"stays_local": True})
-            final = Failed(f"Exception raised while calling the flow's state handlers: {error!r}", result=error)
+            final = Failed(
+                f"Exception raised while calling the flow's state handlers: {safe_repr(error)}", result=error
+            )
         return self._end(loop, final)
 
     def _with_results(self, loop: RunLoop, final: State) -> State:
@@ -319,6 +327,14 @@ class FlowRunner:
         for handler in self.state_handlers:
             new = handler(self, old, new) or new
         return new
+
+
+def _check_given(executor: Any, task_states: Mapping[Task, Any]) -> None:
+    if executor is not None and (isinstance(executor, type) or not hasattr(executor, "drive")):
+        raise TypeError(f"the executor must be an object such as LocalExecutor(), not {executor!r}")
+    for task, state in task_states.items():
+        if not isinstance(state, State):
+            raise TypeError(f"task_states must hold states, such as Success(result=…), not {state!r} for {task!r}")
 
 
 # --- parameters and context -----------------------------------------------------------------------------------------

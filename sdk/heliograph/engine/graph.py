@@ -114,8 +114,7 @@ def compile_flow(flow: Flow) -> Graph:
     inputs: list[tuple[Input, ...]] = []
     for provisional in order:
         items = [
-            Input(number_of[rank[id(e.upstream_task)]], e.key, e.mapped, e.flattened, e)
-            for e in incoming[provisional]
+            Input(number_of[rank[id(e.upstream_task)]], e.key, e.mapped, e.flattened, e) for e in incoming[provisional]
         ]
         if len(items) > 1:
             items.sort(key=_input_order)

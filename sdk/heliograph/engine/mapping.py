@@ -65,7 +65,7 @@ def plan_children(loop: RunLoop, node: Node) -> tuple[int, tuple[Source, ...]]:
             sources.append(Source(children_of=loop.first_child[item.upstream]))
             counts.append(loop.child_count[item.upstream])
         elif state.is_successful():
-            values = _elements(state.load_result().result, node.name)
+            values = _elements(state.load_result().result, loop.nodes[item.upstream].crossing_name)
             sources.append(Source(items=values))
             counts.append(len(values))
         else:
@@ -80,15 +80,15 @@ def _elements(value: Any, name: str) -> Sequence[Any]:
         return value
     if not hasattr(value, "__getitem__") or not hasattr(value, "__len__"):
         raise MappingError(
-            f"No upstream states can be mapped over: task {name!r} got a {type(value).__name__}, which has no"
-            " elements by index."
+            f"No upstream states can be mapped over: {name!r} gave a {type(value).__name__}, which has no"
+            " elements by index; let it return a list."
         )
     try:
         return [value[index] for index in range(len(value))]
     except Exception as error:  # foreign __getitem__: dictionaries, frames, and whatever users map over
         raise MappingError(
-            f"No upstream states can be mapped over: a {type(value).__name__} has no element by index"
-            f" ({type(error).__name__})."
+            f"No upstream states can be mapped over: {name!r} gave a {type(value).__name__}, which has no elements by"
+            f" index ({type(error).__name__}); let it return a list."
         ) from error
 
 
@@ -97,7 +97,7 @@ def _flattened(loop: RunLoop, upstream: int, state: State) -> tuple[Source, int]
     if not state.is_successful():
         return Source(whole=state), 0
     if not isinstance(state, Mapped):
-        values = _flat_values(_elements(state.load_result().result, loop.nodes[upstream].name))
+        values = _flat_values(_elements(state.load_result().result, loop.nodes[upstream].crossing_name))
         return Source(items=values), len(values)
     flat: list[Any] = []
     plain = True
@@ -124,7 +124,8 @@ def _flat_values(values: Sequence[Any]) -> list[Any]:
         try:
             flat.extend(value)
         except TypeError:
-            _log.warning("flatten() passed on a %s, which has no elements, as it is.", type(value).__name__)
+            line = "flatten() passed on a %s, which has no elements, as it is."
+            _log.warning(line, type(value).__name__, extra={"stays_local": True})
             flat.append(value)
     return flat
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from heliograph.engine.graph import Graph, Input
 from heliograph.engine.sink import StoredResult
 from heliograph.engine.transitions import Policy, Record
-from heliograph.logging import get_logger
+from heliograph.logging import child_logger, get_logger
 from heliograph.triggers import all_successful
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from heliograph.engine.run_loop import RunLoop
 
 _NO_RESULT = StoredResult(None, reason="no result is configured")
-_ASKED_FOR = StoredResult(None, reason="checkpoint=True, but neither the task nor the flow has a result that stores")
+_NOWHERE = "but neither the task nor the flow has a result that stores"
+ASKED_FOR = StoredResult(None, reason=f"checkpoint=True, {_NOWHERE}")
+TARGET_ONLY = StoredResult(None, reason=f"there is a target, {_NOWHERE}")
+"""Why a value is not kept although its task asks for it: worth a warning."""
 _SWITCHED_OFF = StoredResult(None, reason="checkpoint=False")
 _MADE = StoredResult(None, reason="made by Heliograph from its inputs")
 NONE_VALUE = StoredResult(None, reason="the value is None")
@@ -36,8 +39,8 @@ class Node:
     """
 
     __slots__ = (
-        "constants", "crossing_name", "handlers", "index", "inputs", "mapped", "name", "not_kept", "plain", "policy", "result", "run",
-        "tags", "task",
+        "constants", "crossing_name", "handlers", "index", "inputs", "mapped", "name", "not_kept", "plain", "policy",
+        "result", "run", "tags", "task",
     )  # fmt: skip
 
     def __init__(self, graph: Graph, index: int, task: Task, flow_result: Any) -> None:
@@ -77,7 +80,9 @@ def _kept_with(task: Task, flow_result: Any) -> tuple[Any, StoredResult]:
         stores = task.result is not None  # parameters are kept only where their author says so
     if not stores:
         if task.checkpoint:
-            return None, _ASKED_FOR
+            return None, ASKED_FOR
+        if task.target is not None and task.checkpoint is None:
+            return None, TARGET_ONLY
         return None, _MADE if task.auto_generated else _NO_RESULT
     if task.checkpoint is False:
         return None, _SWITCHED_OFF
@@ -125,7 +130,9 @@ class TaskFrame:
             "task_run_count": max(1, record.run_count),
             "map_index": self.map_index,
             "checkpointing": node.result is not None,
-            "logger": get_logger(node.crossing_name),
+            "logger": get_logger(node.crossing_name)
+            if self.map_index is None
+            else child_logger(node.crossing_name, self.map_index),
         }
         if record.loop_count:
             content["task_loop_count"] = record.loop_count + 1

@@ -309,9 +309,7 @@ class RunLoop:
                     self._children_done(number, became)
             return self._next_of(became)
 
-    def map_out(
-        self, run: int, record: Record, state: Mapped, sources: tuple[Source, ...]
-    ) -> int | None:
+    def map_out(self, run: int, record: Record, state: Mapped, sources: tuple[Source, ...]) -> int | None:
         """Makes the children of a mapped task, and returns the first that is ready, or None."""
         with self.condition:
             self.active -= 1
@@ -522,9 +520,7 @@ class RunLoop:
     def _tell(self, run: int, record: Record, failure: FailureInfo | None = None) -> None:
         number = self.node_of[run]
         map_index = None if run == number else run - self.first_child[number]
-        self.sink.task_state(
-            number, map_index, record.state, record.updated, record.run_count, record.due, 0, failure
-        )
+        self.sink.task_state(number, map_index, record.state, record.updated, record.run_count, record.due, 0, failure)
 
     def _ask_or_end(self) -> None:
         """Nothing is left to do by itself: asks for an approval, or ends the run."""

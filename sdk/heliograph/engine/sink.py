@@ -111,7 +111,13 @@ class NullSink:
     def flow_state(self, state: StateCode, time_micros: int, failure: FailureInfo | None = None) -> None:
         """Does nothing."""
 
-    def failed(self, error: BaseException, task: int | None, map_index: int | None, reason: FailureCode) -> FailureInfo:
+    def failed(
+        self,
+        error: BaseException,
+        task: int | None,  # noqa: ARG002 - a sink's signature
+        map_index: int | None,  # noqa: ARG002 - a sink's signature
+        reason: FailureCode,
+    ) -> FailureInfo:
         """Returns the class name only."""
         return FailureInfo(reason, f"{type(error).__module__}.{type(error).__qualname__}")
 

@@ -222,9 +222,7 @@ class State:
         return isinstance(self, _MetaState)
 
     @classmethod
-    def children(
-        cls, include_self: bool = False, names_only: bool = False
-    ) -> list[type[State]] | list[str]:
+    def children(cls, include_self: bool = False, names_only: bool = False) -> list[type[State]] | list[str]:
         """Returns all classes below this one, or their names."""
         found: list[type[State]] = [cls] if include_self else []
         for child in cls.__subclasses__():
@@ -232,9 +230,7 @@ class State:
         return [kind.__name__ for kind in found] if names_only else found
 
     @classmethod
-    def parents(
-        cls, include_self: bool = False, names_only: bool = False
-    ) -> list[type[State]] | list[str]:
+    def parents(cls, include_self: bool = False, names_only: bool = False) -> list[type[State]] | list[str]:
         """Returns all state classes above this one, nearest first, or their names."""
         found = [kind for kind in cls.__mro__ if issubclass(kind, State) and (include_self or kind is not cls)]
         return [kind.__name__ for kind in found] if names_only else found
@@ -290,10 +286,12 @@ def portable_exception(error: BaseException) -> Any:
     """Returns `error` when it survives pickling, else its repr: states travel between processes."""
     import cloudpickle
 
+    from heliograph.failures import safe_repr
+
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
     except Exception:  # noqa: BLE001 - whatever a foreign class does when pickled, its repr is what can travel
-        return repr(error)
+        return safe_repr(error)
     return error
 
 

@@ -35,9 +35,7 @@ class Targets:
         mapped = {item.key: inputs[item.key] for item in frame.node.inputs if item.mapped and item.key is not None}
         token = tokenize(mapped)
         with self._lock:
-            owner, its_token = self._taken.setdefault(
-                (frame.node.index, str(location)), (frame.map_index, token)
-            )
+            owner, its_token = self._taken.setdefault((frame.node.index, str(location)), (frame.map_index, token))
         if its_token != token:
             raise SharedTargetError(
                 f"children {owner} and {frame.map_index} of {frame.node.name!r} have the same target but different"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliograph.context import context, enter_task
@@ -43,13 +42,14 @@ from heliograph.engine.state import (
 from heliograph.engine.stdout import printed_lines_to
 from heliograph.engine.targets import Targets
 from heliograph.engine.timeouts import call_limited
+from heliograph.engine.tracebacks import from_user_code, has_user_code, last_line
 from heliograph.engine.transitions import Event, EventKind, Record, next_state
+from heliograph.failures import class_name, safe_repr
 from heliograph.triggers import all_successful
 
 if TYPE_CHECKING:
     from heliograph.core.edge import Edge
 
-_HERE = str(Path(__file__).parent)
 _RUNNING = Running("Starting task run.")
 _EVENT_OF: dict[StateCode, EventKind] = {
     StateCode.SUCCESS: EventKind.RETURNED,
@@ -206,7 +206,7 @@ class TaskRunner:
             return None
         if self.raise_errors:
             raise UserFault(error)
-        return self._settle(frame, old, _failed(_from_user_code(error)), inputs)
+        return self._settle(frame, old, _failed(from_user_code(error)), inputs)
 
     def _stopped(self) -> None:
         # The run is ending: what did not end by itself is cancelled at its end, in one place.
@@ -367,7 +367,7 @@ class TaskRunner:
         if isinstance(failed, TriggerFailed) and not isinstance(error, Exception):
             _log.warning("Task '%s': not run, its trigger refused the states upstream.", name)
             return
-        kind = type(error).__name__ if isinstance(error, BaseException) else type(failed).__name__
+        kind = class_name(error).rpartition(".")[2] if isinstance(error, BaseException) else type(failed).__name__
         if record.state is StateCode.RETRYING:
             seconds = max(0.0, (record.due - record.updated) / 1e6)
             line = "Task '%s': attempt %d of %d failed (%s); the next one follows in %g s."
@@ -376,7 +376,10 @@ class TaskRunner:
         else:
             _log.error("Task '%s': %s (%s).", name, type(failed).__name__, kind)
         if isinstance(error, BaseException) and not isinstance(error, StateSignal | TimeoutError):
-            _log.error("Task '%s':", name, exc_info=error, extra={"stays_local": True})
+            if has_user_code(error):
+                _log.error("Task '%s':", name, exc_info=from_user_code(error), extra={"stays_local": True})
+            else:
+                _log.error("Task '%s': %s", name, last_line(error), extra={"stays_local": True})
         elif failed.message:
             _log.error("Task '%s': %s", name, failed.message, extra={"stays_local": True})
 
@@ -460,14 +463,16 @@ class TaskRunner:
                 self.targets.check(frame, location, inputs)
                 if result.exists(location):
                     known = result.read(location)
-                    self._remember(frame, known)
+                    self._remember(frame, known, "Task '%s': not run, its result was found in %s.")
                     return Cached(f"Result found at task target {location}", result=known, cached_inputs=inputs)
         if task.cache_for is None:
             return None
         caches: dict[str, list[Cached]] = self.loop.base_context["caches"]
         for candidate in caches.get(task.cache_key or task.name, ()):
             if task.cache_validator(candidate, inputs, self.parameters):
-                return candidate.load_result()
+                found = candidate.load_result()
+                _log.info("Task '%s': not run, its result was found in the cache.", self.loop.name_of(frame.run))
+                return found
         return None
 
     def _to_cache(self, frame: TaskFrame, state: State, inputs: dict[str, Any]) -> Cached:
@@ -512,13 +517,15 @@ class TaskRunner:
             self.targets.check(frame, result.format(**variables).location, inputs)
         written = result.write(value, **variables)
         state.result = written
-        self._remember(frame, written)
+        self._remember(frame, written, "Task '%s': its result is kept in %s.")
         return True
 
-    def _remember(self, frame: TaskFrame, result: Any) -> None:
+    def _remember(self, frame: TaskFrame, result: Any, line: str) -> None:
         from heliograph.engine.results import describe
 
         stored = describe(result, result.size_bytes)
+        level = logging.INFO if frame.map_index is None else logging.DEBUG  # a map may have many children
+        _log.log(level, line, self.loop.name_of(frame.run), _place(stored), extra={"stays_local": True})
         self.stored[frame.run] = stored
         self.loop.told(frame.node.index, frame.map_index, stored)
 
@@ -596,16 +603,13 @@ class _HandlerFault(Exception):
         self.state = state
 
 
-def _from_user_code(error: BaseException) -> BaseException:
-    """Cuts the engine's own frames off the traceback: it begins where the task does."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
-        trace = trace.tb_next
-    return error if trace is None else error.with_traceback(trace)
-
-
 def _failed(error: BaseException) -> State:
-    return Failed(f"Error during execution of task: {error!r}", result=error)
+    return Failed(f"Error during execution of task: {safe_repr(error)}", result=error)
+
+
+def _place(stored: StoredResult) -> str:
+    bucket = stored.config.get("bucket")
+    return f"{bucket}/{stored.location}" if bucket else str(stored.location)
 
 
 def _children(state: State) -> list[State]:

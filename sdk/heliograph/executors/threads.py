@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from heliograph.executors.base import Executor, Work, work_off
 
 _LOOK_AGAIN_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
-"""How long a cancelled run waits for threads that hang in C code, before it ends without them."""
+"""How long a cancelled run waits for all threads that hang in C code, before it ends without them."""
 
 
 class ThreadsExecutor(Executor):
@@ -54,8 +55,9 @@ class ThreadsExecutor(Executor):
                 pass
         except KeyboardInterrupt as interrupt:
             work.crash(interrupt)
+        given_up = time.monotonic() + _GRACE_SECONDS
         for worker in workers:
-            worker.join(_GRACE_SECONDS)
+            worker.join(max(0.0, given_up - time.monotonic()))
 
     # --- functions by themselves ------------------------------------------------------------------------------------
 

@@ -7,6 +7,6 @@ All loggers are below `heliograph`. Lines go to standard output as `[time] LEVEL
 from __future__ import annotations
 
 from heliograph.logging.crossing import LogMode, crossing_record
-from heliograph.logging.handlers import attach_sink, configure, detach_sink, get_logger
+from heliograph.logging.handlers import attach_sink, child_logger, configure, detach_sink, get_logger
 
-__all__ = ["LogMode", "attach_sink", "configure", "crossing_record", "detach_sink", "get_logger"]
+__all__ = ["LogMode", "attach_sink", "child_logger", "configure", "crossing_record", "detach_sink", "get_logger"]

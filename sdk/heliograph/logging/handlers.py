@@ -11,7 +11,7 @@ from heliograph.config import config
 from heliograph.context import current_task
 from heliograph.exceptions import ConfigurationError
 
-__all__ = ["ROOT", "ConsoleHandler", "attach_sink", "configure", "detach_sink", "get_logger"]
+__all__ = ["ROOT", "ConsoleHandler", "attach_sink", "child_logger", "configure", "detach_sink", "get_logger"]
 
 ROOT = "heliograph"
 
@@ -58,6 +58,21 @@ def get_logger(name: str | None = None) -> logging.Logger:
     if _console is None:
         configure()
     return logging.getLogger(ROOT if not name or name == ROOT else f"{ROOT}.{name.removeprefix(f'{ROOT}.')}")
+
+
+def child_logger(name: str, index: int) -> logging.Logger:
+    """Returns a logger for one child of a mapped task.
+
+    It is not registered: registered loggers live as long as the process, and a map may have many children.
+
+    Args:
+        name: Name of the task.
+        index: Index of the child.
+    """
+    parent = get_logger(name)
+    logger = logging.Logger(f"{parent.name}[{index}]")  # noqa: LOG001 - see above
+    logger.parent = parent
+    return logger
 
 
 def configure(level: str | None = None) -> None:
