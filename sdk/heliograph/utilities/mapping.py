@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from heliograph.context import context
+from heliograph.core.coercion import as_task
 from heliograph.core.flow import Flow
 from heliograph.core.task import Task
 from heliograph.exceptions import FlowError
 from heliograph.tasks.core.constants import Constant
 from heliograph.utilities.edges import EdgeAnnotation
-from heliograph.core.coercion import as_task
 
 
 def apply_map(func: Callable[..., Any], *args: Any, flow: Flow | None = None, **kwargs: Any) -> Any:
