@@ -139,9 +139,9 @@ class Stack:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for process in self.processes():
+        for left in self.processes():
             with _gone():
-                process.kill()
+                left.kill()
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """Returns the processes of this home, those whose command line has all `words`."""

@@ -112,6 +112,7 @@ def test_a_killed_flow_process_is_crashed_with_its_signal(world: World, number: 
     world.start_agent()
     run = world.run(world.register(GATED))
     eventually(lambda: world.marks("started"), "the task runs")
+    eventually(lambda: world.client.get_flow_run(run).task_run_counts, "its state is told")
     _, flow = world.pids(run)
     kill(flow, number)
     found = world.wait_for(run, StateCode.CRASHED, seconds=5)
