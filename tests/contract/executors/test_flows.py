@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -872,7 +872,7 @@ def test_results_are_cached_between_runs(run: Runner) -> None:
 
     ran: list[int] = []
 
-    @task(cache_for=timedelta(hours=1), cache_validator=all_inputs, cache_key=f"test {threading.get_ident()} {id(run)}")
+    @task(cache_for=timedelta(hours=1), cache_validator=all_inputs, cache_key=str(uuid.uuid4()))
     def work(x: int) -> int:
         ran.append(x)
         return x * 2
