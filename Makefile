@@ -32,7 +32,9 @@ check: $(VENV)/.dev ## Format, lint, types, import directions, API rules, genera
 
 test: $(VENV)/.dev ## Run the quick form of every test
 	@tools/install.sh system
-	$(PYTEST) -n 2 --dist loadgroup -m "not full and not bench and not alone"
+	@# Two at a time; what fails in that crowd must pass alone, or it has failed.
+	$(PYTEST) -n 2 --dist loadgroup -m "not full and not bench and not alone" || \
+	  $(PYTEST) --last-failed --last-failed-no-failures none -m "not full and not bench and not alone"
 	$(PYTEST) -m "alone and not full and not bench"
 
 test-full: $(VENV)/.dev ## Run the long forms too
