@@ -1,9 +1,16 @@
-"""What every test shares: how hypothesis works on a machine whose processors are busy with other tests."""
+"""What every test shares: how hypothesis works on a machine whose processors are busy, and that Ctrl-C is heard."""
 
 from __future__ import annotations
+
+import signal
 
 from hypothesis import HealthCheck, settings
 
 # Generating is slow when two test processes share two cores; that says nothing about the code under test.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("shared")
+
+# Shells have what they start in the background ignore SIGINT, and children inherit that: tests that press Ctrl-C
+# would press it in vain.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
