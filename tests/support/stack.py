@@ -60,13 +60,20 @@ class Stack:
 
     Attributes:
         root: Folder of everything: home, store, logs, flows.
+        database: URL of the store; SQLite in the data folder when empty.
         port: Port of the control plane, kept over restarts.
     """
 
     def __init__(
-        self, root: Path, *, agent_args: Sequence[str] = (), environment: dict[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        agent_args: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        database: str = "",
     ) -> None:
         self.root = root
+        self.database = database
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.home = root / "home"
@@ -106,7 +113,7 @@ class Stack:
         ready.unlink(missing_ok=True)
         self.control_plane = process = self.spawn(
             "control-plane", "server", "start", "--port", str(self.port), "--data-dir", str(self.data),
-            "--ready-file", str(ready),
+            "--ready-file", str(ready), *(["--database", self.database] if self.database else []),
         )  # fmt: skip
         wait_until(lambda: ready.exists() or process.poll() is not None, "the control plane serves")
         assert process.poll() is None, self.log("control-plane")
