@@ -14,7 +14,7 @@ from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Storage,
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.load import preflight
 from heliograph.utilities.files import write_atomically
-from heliograph_agents.launchers.local.run_directory import LaunchRecord
+from heliograph_agents.run_directory import LaunchRecord
 
 _STRICTNESS = ("local", "redacted", "full")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.exceptions import HeliographError, StorageError
 from heliograph_agents.control import ControlSocket
-from heliograph_agents.launchers.local.run_directory import LaunchRecord, RunDirectory
+from heliograph_agents.run_directory import LaunchRecord, RunDirectory
 
 if TYPE_CHECKING:
     from heliograph.engine.cancellation import Cancellation

@@ -14,9 +14,9 @@ from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.agent import Agent, AgentOptions
 from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
 from heliograph_agents.launchers.local.launcher import LocalLauncher
-from heliograph_agents.launchers.local.run_directory import LocalSettings
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
+from heliograph_agents.run_directory import RunSettings
 
 LEAST_CAPACITY = 4
 """Capacity where none is set: one run for each processor, and at least this many, since runs also wait."""
@@ -102,7 +102,7 @@ def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
     token = find_token(normalize_address(address)[0])
     files = TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", ""))
     link = Link(address, token.token if token else None, files, insecure=bool(tls.get("insecure")))
-    how = LocalSettings(
+    how = RunSettings(
         address=address,
         agent=name,
         home=str(places.home),

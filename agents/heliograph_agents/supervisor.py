@@ -42,8 +42,8 @@ from heliograph.utilities.hints import failure_hint
 from heliograph_agents import flow_process, processes
 from heliograph_agents.bundles import Ready, is_cached, prepare
 from heliograph_agents.control import ControlSocket
-from heliograph_agents.launchers.local.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
 from heliograph_agents.output import OutputFile
+from heliograph_agents.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
 from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer, final_state
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from heliograph_agents.launcher import (
 )
 from heliograph_agents.launchers.local import parents
 from heliograph_agents.launchers.local.launcher import LocalLauncher
-from heliograph_agents.launchers.local.run_directory import ExitRecord, LocalSettings, RunDirectory, remove_old
+from heliograph_agents.run_directory import ExitRecord, RunDirectory, RunSettings, remove_old
 
 CREDENTIALS = Credentials("hg_run_token", "incarnation", 15.0)
 SOURCE = """
@@ -55,7 +55,7 @@ class Ground:
 
     def __init__(self, folder: Path, *, warm: bool) -> None:
         self.folder, self.runs, self.mark = folder, folder / "runs", folder / "mark"
-        settings = LocalSettings(
+        settings = RunSettings(
             address="127.0.0.1:1", agent="a", home=str(folder / "home"), cache=str(folder / "cache"),
             env={"MARK": str(self.mark)}, work_dir=str(folder), grace_seconds=0.5,
         )  # fmt: skip

@@ -15,10 +15,10 @@ from heliograph_agents.bundles import _stricter
 from heliograph_agents.health import _respond
 from heliograph_agents.host import AgentRunningError, folders, lock_name
 from heliograph_agents.launchers.local.parents import child_environment, environment_fingerprint
-from heliograph_agents.launchers.local.run_directory import LocalSettings
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 from heliograph_agents.output import OutputFile
+from heliograph_agents.run_directory import RunSettings
 
 
 def test_output_keeps_the_newest_within_its_cap(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_agents_that_fail_to_launch_stop_claiming_for_a_while(tmp_path: Path) ->
 
 
 def test_runs_get_the_agents_environment_without_its_credentials() -> None:
-    settings = LocalSettings(address="x", agent="a", home="/h", cache="/c")
+    settings = RunSettings(address="x", agent="a", home="/h", cache="/c")
     given = {"PATH": "/bin", "HELIOGRAPH__CLIENT__TOKEN": "t", "HELIOGRAPH__CLIENT__TOKEN_FILE": "f", "A": "b"}
     assert child_environment(settings, given) == {"PATH": "/bin", "A": "b", "HELIOGRAPH_HOME": "/h"}
 

@@ -25,12 +25,12 @@ from heliograph_agents.launcher import (
     RunSpec,
 )
 from heliograph_agents.launchers.local.parents import SpawnParent, Supervisor, WarmParent
-from heliograph_agents.launchers.local.run_directory import (
+from heliograph_agents.run_directory import (
     ExitRecord,
     LaunchRecord,
-    LocalSettings,
     ProcessRecord,
     RunDirectory,
+    RunSettings,
     name_of,
     remove_old,
     remove_torn,
@@ -68,7 +68,7 @@ class LocalLauncher:
 
     kind = "local"
 
-    def __init__(self, settings: LocalSettings, runs: Path, *, warm: bool | None = None) -> None:
+    def __init__(self, settings: RunSettings, runs: Path, *, warm: bool | None = None) -> None:
         self._settings, self._runs = settings, runs
         self._parent = WarmParent(settings) if (processes.LINUX if warm is None else warm) else SpawnParent(settings)
         self._started: dict[str, Supervisor] = {}

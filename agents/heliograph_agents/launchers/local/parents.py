@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliograph_agents import processes
-from heliograph_agents.launchers.local.run_directory import LocalSettings, RunDirectory
 from heliograph_agents.launchers.local.warm_parent import MAX_DATAGRAM_BYTES
+from heliograph_agents.run_directory import RunDirectory, RunSettings
 
 START_SECONDS = 60.0
 """How long a warm parent may take to import everything."""
@@ -37,7 +37,7 @@ class Supervisor:
     start: int
 
 
-def child_environment(settings: LocalSettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment(settings: RunSettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment of everything that the agent starts: its own, without its credentials."""
     source = os.environ if environment is None else environment
     variables = {name: value for name, value in source.items() if name.upper() not in _SECRET_VARIABLES}
@@ -58,7 +58,7 @@ def environment_fingerprint(paths: list[str] | None = None) -> tuple[tuple[str, 
 class WarmParent:
     """Keeps one warm parent, and asks it for supervisors. Used by one event loop."""
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -158,7 +158,7 @@ class WarmParent:
 class SpawnParent:
     """Starts each supervisor as a process of its own: slower, and right on every platform."""
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
 
     async def start(self) -> None:

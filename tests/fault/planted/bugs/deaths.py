@@ -101,7 +101,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "die_launched": {"heliograph_agents.launchers.local.launcher": die_launched},
     "die_leased": {"heliograph_agents.performer": die_leased},
     "die_reported": {"heliograph_agents.performer": die_reported},
-    "die_writing": {"heliograph_agents.launchers.local.run_directory": die_writing},
+    "die_writing": {"heliograph_agents.run_directory": die_writing},
     "forget_offers": {"heliograph_agents.offers": forget_offers},
     "impatient": {"heliograph_agents.performer": impatient},
     "impatient_and_careless": {"heliograph_agents.performer": impatient_and_careless},

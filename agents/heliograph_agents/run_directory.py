@@ -34,7 +34,7 @@ _FILE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
-class LocalSettings:
+class RunSettings:
     """How this agent runs flows: the same for all of its runs.
 
     Attributes:
@@ -71,7 +71,7 @@ class LaunchRecord:
     """`launch.json`: all that the supervisor needs besides the token."""
 
     spec: RunSpec
-    settings: LocalSettings
+    settings: RunSettings
     incarnation: str
     renew_every_seconds: float
 
@@ -164,7 +164,7 @@ class RunDirectory:
         spec["bundle"] = BundleSpec(**spec["bundle"])
         spec["labels"] = tuple(spec["labels"])
         settings["import_paths"] = tuple(settings["import_paths"])
-        return LaunchRecord(spec=RunSpec(**spec), settings=LocalSettings(**settings), **data)
+        return LaunchRecord(spec=RunSpec(**spec), settings=RunSettings(**settings), **data)
 
     def run_token(self) -> str:
         """Reads the run token."""
