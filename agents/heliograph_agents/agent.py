@@ -275,8 +275,13 @@ class Agent:
 
     async def _poll(self) -> None:
         await self._register()
-        polls, pause, request_id = 0, Pause(), new_request_id()
+        polls, pause = 0, Pause()
+        # What the agent before this one was given and may not have heard of comes again, without a wait for more.
+        request_id, wait = self._offers.asked(), Duration()
         while not self._draining.is_set():
+            if not request_id:
+                request_id, wait = new_request_id(), Duration(seconds=int(POLL_SECONDS))
+                self._offers.ask(request_id)
             free = await self._free_slots()
             if self._draining.is_set():
                 return
@@ -284,7 +289,7 @@ class Agent:
                 agent=self._name,
                 request_id=request_id,
                 max_runs=min(free, 100),
-                wait=Duration(seconds=int(POLL_SECONDS)),
+                wait=wait,
             )
             try:
                 answer = await self._unless_draining(self._link.call(Stub, "LeaseFlowRuns", request, POLL_SECONDS + 10))
@@ -300,12 +305,13 @@ class Agent:
             if answer is None:
                 return
             pause.reset()
-            request_id = new_request_id()
+            request_id = ""
             for lease in answer.leases:
                 self._offer(lease)
-            polls += 1
-            if polls == self._options.max_polls:
-                self.drain()
+            if wait.seconds:
+                polls += 1
+                if polls == self._options.max_polls:
+                    self.drain()
 
     def _offer(self, lease: pb.FlowRunLease) -> None:
         key = (lease.flow_run.name, lease.epoch)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.exceptions import HeliographError, StorageError
+from heliograph_agents import processes
 from heliograph_agents.control import ControlSocket
 from heliograph_agents.run_directory import LaunchRecord, RunDirectory
 
@@ -134,6 +135,7 @@ class _Run:
 
         go = self._go.get()
         record = self._record
+        processes.mark(self._directory.path)
         _prepare_environment(self._directory, record, go)
         configure()  # as this run's settings say: warming up logged as the agent's do
         reporting = Reporting(

@@ -4,7 +4,11 @@ A lease is noted before it is accepted, and struck out once its infrastructure i
 next agent of this name finds noted and not launched was never started: it releases it at once, instead of leaving it
 to a deadline of the control plane.
 
+Before that comes the asking: what a poll is answered may never reach an agent that is killed meanwhile. The poll's
+request id is on disk as well, and the next agent of this name asks with it once more: it is given the same leases.
+
     <home>/agents/<agent>/offers/<run id>.<epoch>     the run's name
+    <home>/agents/<agent>/asked                       the newest poll's request id
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 from pathlib import Path
 
 _log = logging.getLogger("heliograph.agent")
@@ -26,6 +31,21 @@ class Offers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._asked = folder.with_name("asked")
+
+    def ask(self, request_id: str) -> None:
+        """Notes a poll that is about to be made."""
+        try:
+            self._asked.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._asked.write_text(request_id)
+        except OSError as error:
+            _log.warning("a poll cannot be noted: %s", error)
+
+    def asked(self) -> str:
+        """Returns the request id of the newest poll that was noted; empty when there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return str(uuid.UUID(self._asked.read_text()))
+        return ""  # there is none, or its agent died while it wrote it, before it asked
 
     def note(self, flow_run: str, epoch: int) -> None:
         """Notes a lease that is about to be accepted."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -19,6 +20,9 @@ LINUX = sys.platform == "linux"
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+_FIRST_MARK = 1 << 61
+"""The lowest number of a mark, in microseconds."""
 
 
 @cache
@@ -107,22 +111,55 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def members(marker: str, lock_file: Path, group: int) -> list[int]:
+def mark(run_directory: Path) -> None:
+    """Marks this process, and all that it will start, as the run's: in a resource limit that limits nothing.
+
+    Every descendant inherits it, through fork and exec, whatever it does to its session, environment and descriptors,
+    and everybody may read it; a control group would do the same, where one may be made. The limit on the time of
+    real-time threads is one that nobody sets, and the mark allows some ten thousand years.
+    """
+    if not LINUX:
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_RTTIME)
+    number = _mark_of(run_directory)
+    if most == resource.RLIM_INFINITY or most > number:
+        resource.setrlimit(resource.RLIMIT_RTTIME, (number, most))
+
+
+def _mark_of(run_directory: Path) -> int:
+    digest = hashlib.blake2b(os.fsencode(run_directory), digest_size=8).digest()
+    return _FIRST_MARK | int.from_bytes(digest) & (_FIRST_MARK - 1)
+
+
+def members(run_directory: Path, group: int) -> list[int]:
     """Returns the living processes that belong to a run whose supervisor is gone.
 
-    They are known by their process group, by a variable in the environment that they were started with, or by the
-    run's lock, which forked processes inherit. Linux only; empty elsewhere.
+    They are known by their process group, by the run's mark, by a variable in the environment that they were started
+    with, or by the run's lock, which forked processes inherit. Linux only; empty elsewhere.
     """
     if not LINUX:
         return []
-    wanted, lock, found = marker.encode(), str(lock_file), []
+    number, variable = _mark_of(run_directory), f"HELIOGRAPH_RUN_DIRECTORY={run_directory}".encode()
+    lock, found = str(run_directory / "lock"), []
     for pid in _all_pids():
         fields = _stat(pid)
         if pid == os.getpid() or fields is None or fields[0] in "ZX":
             continue
-        if (group and int(fields[2]) == group) or _has_variable(pid, wanted) or _has_open(pid, lock):
+        in_group = group and int(fields[2]) == group
+        if in_group or _has_mark(pid, number) or _has_variable(pid, variable) or _has_open(pid, lock):
             found.append(pid)
     return found
+
+
+def _has_mark(pid: int, number: int) -> bool:
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+    except OSError:
+        return False
+    line = next((line for line in limits.splitlines() if line.startswith("Max realtime timeout")), "")
+    return str(number) in line.split()
 
 
 def _has_variable(pid: int, wanted: bytes) -> bool:

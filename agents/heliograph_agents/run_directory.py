@@ -196,6 +196,13 @@ class RunDirectory:
         """True when the marker file is there."""
         return (self.path / name).exists()
 
+    def supervisor_failed(self) -> bool:
+        """True when the supervisor wrote down that something went wrong, which one that is killed does not."""
+        try:
+            return (self.path / "supervisor.log").stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
     def lock(self) -> int | None:
         """Takes the attempt's lock and returns its descriptor; None when a process of the attempt has it.
 

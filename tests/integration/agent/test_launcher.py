@@ -30,7 +30,14 @@ from heliograph_agents.launcher import (
 )
 from heliograph_agents.launchers.local import parents
 from heliograph_agents.launchers.local.launcher import LocalLauncher
-from heliograph_agents.run_directory import ExitRecord, RunDirectory, RunSettings, remove_old
+from heliograph_agents.run_directory import (
+    ExitRecord,
+    LaunchRecord,
+    ProcessRecord,
+    RunDirectory,
+    RunSettings,
+    remove_old,
+)
 
 CREDENTIALS = Credentials("hg_run_token", "incarnation", 15.0)
 SOURCE = """
@@ -44,6 +51,16 @@ SOURCE = """
         mark.with_suffix(".part").rename(mark)
         while not pathlib.Path(os.environ["MARK"] + ".open").exists():
             time.sleep(0.01)
+            if pathlib.Path(os.environ["MARK"] + ".fork").exists():
+                pathlib.Path(os.environ["MARK"] + ".fork").unlink()
+                daemon = f"echo $$ > {mark}.part; mv {mark}.part {mark}.daemon; exec sleep 60"
+                if not os.fork():
+                    os.setsid()
+                    if not os.fork():
+                        os.closerange(0, 1024)
+                        os.chdir("/")
+                        os.execve("/bin/sh", ["sh", "-c", daemon], {})
+                    os._exit(0)
 
     with Flow("held") as flow:
         hold()
@@ -119,10 +136,50 @@ async def test_a_launch_is_done_once_however_often_it_is_asked_for(ground: Groun
     record = ground.directory(handle).processes()
     assert record is not None
     assert int(ground.mark.read_text()) == record.flow_pid
-    owners = processes.members("NONE=1", ground.directory(handle).path / "lock", 0)
+    owners = processes.members(ground.directory(handle).path, 0)
     assert set(owners) <= {record.supervisor_pid, record.flow_pid}
     assert await ground.launcher.list() == [handle]
     assert await ground.launcher.inspect(handle) is Liveness.STARTING  # no control plane has answered it
+
+
+async def test_a_supervisor_that_is_about_to_say_who_it_is_is_let_be(ground: Ground) -> None:
+    """An agent that starts in the moment between the lock and the record finds a healthy launch."""
+    record = LaunchRecord(ground.spec, ground.launcher._settings, "incarnation", 15.0)
+    directory = RunDirectory.create(ground.runs, record, "hg_run_token")
+    assert directory is not None
+    handle = Handle(ground.spec.flow_run, ground.spec.epoch, directory.path.name)
+    locked = f"exec 9>{directory.path}/lock; flock -n 9; echo locked; exec sleep 60"
+    supervisor = await asyncio.create_subprocess_shell(locked, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert supervisor.stdout is not None
+        await supervisor.stdout.readline()
+        looking = asyncio.create_task(ground.launcher.inspect(handle))
+        done, _ = await asyncio.wait([looking], timeout=0.2)
+        assert not done
+        pid = supervisor.pid
+        directory.write_processes(ProcessRecord(processes.boot_id(), pid, processes.start_time(pid)))
+        assert await looking is Liveness.STARTING
+        assert supervisor.returncode is None
+    finally:
+        supervisor.kill()
+        await supervisor.wait()
+
+
+async def test_a_daemon_that_left_everything_behind_goes_with_a_killed_supervisor(ground: Ground) -> None:
+    """It has a session, an environment and descriptors of its own, and no ancestor of the run is left."""
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    record = ground.directory(handle).processes()
+    assert record is not None
+    daemon = Path(f"{ground.mark}.daemon")
+    Path(f"{ground.mark}.fork").touch()  # noqa: ASYNC240 (a test may block)
+    await ground.until(daemon.exists)
+    pid = int(daemon.read_text())  # noqa: ASYNC240 (as above)
+    assert alive(pid)
+    kill(record.supervisor_pid)
+    found = await ground.exit_of(handle)
+    assert found.reason is FailureCode.SUPERVISOR_DIED
+    assert not alive(pid)
 
 
 async def test_an_abandoned_run_is_killed_and_says_so(ground: Ground) -> None:

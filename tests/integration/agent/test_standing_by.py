@@ -64,7 +64,7 @@ async def test_a_launch_takes_what_stands_by_and_another_takes_its_place(ground:
     assert record is not None
     assert (record.supervisor_pid, record.flow_pid) == (supervisor, flow)
     assert int(ground.mark.read_text()) == flow
-    owners = processes.members("NONE=1", ground.directory(handle).path / "lock", 0)
+    owners = processes.members(ground.directory(handle).path, 0)
     assert sorted(owners) == sorted((supervisor, flow)), "the lock is held by both"
     await ground.until(lambda: len(ground.parent().children()) == 2)
 

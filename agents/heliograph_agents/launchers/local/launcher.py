@@ -121,7 +121,7 @@ class LocalLauncher:
             started = self._started.get(handle.infrastructure)
             if started is not None and processes.is_alive(started.pid, started.start):
                 return Liveness.STARTING
-            return await self._settle(directory, None)
+            return await self._settle_unrecorded(handle, directory)
         if record.boot_id != processes.boot_id():
             return _settled(directory, FailureCode.HOST_RESTARTED, "the host restarted")
         if processes.is_alive(record.supervisor_pid, record.supervisor_start):
@@ -129,17 +129,40 @@ class LocalLauncher:
             return Liveness.CONNECTED if directory.has("contact") else Liveness.STARTING
         return await self._settle(directory, record)
 
-    async def _settle(self, directory: RunDirectory, record: ProcessRecord | None) -> Liveness | InfraExit:
-        """The supervisor is gone: makes sure that nothing of the run survives it, then says so for good."""
-        if not directory.path.exists():
-            return InfraExit(ExitKind.NEVER_STARTED, FailureCode.LAUNCH_FAILED, hint="its run directory is gone")
+    async def _settle_unrecorded(self, handle: Handle, directory: RunDirectory) -> Liveness | InfraExit:
+        """No supervisor has said who it is. One that holds the lock is about to: it is let be.
+
+        A flow is told to go only after that record is written: without it, none of its code has run, and another
+        attempt may begin; but not where the supervisor says what failed, since that would fail again.
+        """
         limit = time.monotonic() + KILL_SECONDS
-        marker = f"HELIOGRAPH_RUN_DIRECTORY={directory.path}"
-        group = 0
-        if record is not None and processes.is_alive(record.flow_pid, record.flow_start):
-            group = record.flow_pid
         while True:
-            left = await asyncio.to_thread(processes.members, marker, directory.path / "lock", group)
+            try:
+                descriptor = directory.lock()
+            except FileNotFoundError:
+                return InfraExit(ExitKind.NEVER_STARTED, FailureCode.LAUNCH_FAILED, hint="its run directory is gone")
+            if directory.exit() is not None or directory.processes() is not None:
+                if descriptor is not None:
+                    os.close(descriptor)
+                return await self.inspect(handle)
+            if descriptor is not None:
+                break
+            if time.monotonic() > limit:
+                return Liveness.STARTING  # looked at again at the next reconcile
+            await asyncio.sleep(0.01)
+        try:
+            if directory.supervisor_failed():
+                return _settled(directory, FailureCode.SUPERVISOR_DIED, "its supervisor failed before the flow began")
+            return _settled(directory, FailureCode.LAUNCH_FAILED, "it was never started")
+        finally:
+            os.close(descriptor)
+
+    async def _settle(self, directory: RunDirectory, record: ProcessRecord) -> Liveness | InfraExit:
+        """The supervisor is gone: makes sure that nothing of the run survives it, then says so for good."""
+        limit = time.monotonic() + KILL_SECONDS
+        group = record.flow_pid if processes.is_alive(record.flow_pid, record.flow_start) else 0
+        while True:
+            left = await asyncio.to_thread(processes.members, directory.path, group)
             processes.signal_group(group, signal.SIGKILL)
             processes.signal_all(left, signal.SIGKILL)
             if not left:
@@ -153,8 +176,6 @@ class LocalLauncher:
         if descriptor is None:
             return Liveness.STARTING
         try:
-            if record is None and not directory.has("supervisor.log"):
-                return _settled(directory, FailureCode.LAUNCH_FAILED, "it was never started")
             return _settled(directory, FailureCode.SUPERVISOR_DIED, "its supervisor died, and the flow with it")
         finally:
             os.close(descriptor)
