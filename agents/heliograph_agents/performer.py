@@ -212,7 +212,11 @@ class Performer:
         self, handle: Handle, first: int, hole: int, payloads: list[bytes]
     ) -> run_reporting_service_pb2.RunEventAck:
         rest = run_reporting_service_pb2.RunEventBatch(
-            flow_run=handle.flow_run, epoch=handle.epoch, first_sequence=first, hole_from_sequence=hole
+            flow_run=handle.flow_run,
+            epoch=handle.epoch,
+            first_sequence=first,
+            hole_from_sequence=hole,
+            agent=self._agent,
         )
         return await self._link.call_raw(
             UNARY_METHOD,
@@ -221,7 +225,7 @@ class Performer:
         )
 
     async def _ship_logs(self, handle: Handle, folder: Path) -> None:
-        rest = log_service_pb2.WriteLogEntriesRequest(flow_run=handle.flow_run, epoch=handle.epoch)
+        rest = log_service_pb2.WriteLogEntriesRequest(flow_run=handle.flow_run, epoch=handle.epoch, agent=self._agent)
         reader = LaneReader(folder, LOGS)
         try:
             while (chunk := reader.read(MAX_RECORDS, MAX_ENTRY_BYTES)).payloads:

@@ -109,16 +109,18 @@ class Scene:
     def token(self, *roles: str, projects: tuple[str, ...] = (), **fields: Any) -> tokens_pb.CreateTokenResponse:
         return self.admin.tokens.CreateToken(
             tokens_pb.CreateTokenRequest(
-                request_id=request_id(),
-                principal=f"users/{unique('user')}",
-                roles=[options_pb2.Role.Value(f"ROLE_{role.upper()}") for role in roles],
-                projects=projects,
-                **fields,
+                **{
+                    "request_id": request_id(),
+                    "principal": f"users/{unique('user')}",
+                    "roles": [options_pb2.Role.Value(f"ROLE_{role.upper()}") for role in roles],
+                    "projects": projects,
+                    **fields,
+                }
             )
         )
 
-    def api_as(self, *roles: str, projects: tuple[str, ...] = ()) -> Api:
-        return self.api(self.token(*roles, projects=projects).secret)
+    def api_as(self, *roles: str, projects: tuple[str, ...] = (), **fields: Any) -> Api:
+        return self.api(self.token(*roles, projects=projects, **fields).secret)
 
     def project(self) -> str:
         return self.admin.projects.CreateProject(projects_pb.CreateProjectRequest(project_id=unique("project"))).name

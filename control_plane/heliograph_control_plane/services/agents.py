@@ -8,7 +8,7 @@ from typing import Any
 
 from heliograph.api.contract import FieldViolation
 from heliograph.api.v1 import agent_service_pb2 as pb
-from heliograph.api.v1 import agent_service_pb2_grpc
+from heliograph.api.v1 import agent_service_pb2_grpc, options_pb2
 from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
 from heliograph.exceptions import NotFoundError, PermissionDeniedError
 from heliograph_control_plane import calls
@@ -18,6 +18,7 @@ from heliograph_control_plane.principals import make_secret, run_token_id, token
 from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease
 
 from . import convert, names
+from .acting import covers, judge_agent, visible_agent
 from .backend import Backend, gather, page_size
 
 MAX_WAIT_SECONDS = 60.0
@@ -46,11 +47,12 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             host=request.host,
             capacity=min(request.capacity, MAX_CAPACITY),
             projects=tuple(sorted(calls.principal().projects)),
+            owner=calls.principal().name,
         )
         if not spec.launcher:
             raise bad_field("launcher", "is empty")
         with suppress(NotFoundError):
-            _judge_name(await self._store.get_agent(spec.name))
+            judge_agent(await self._store.get_agent(spec.name))
         return convert.agent(await self._store.register_agent(spec))
 
     async def LeaseFlowRuns(self, request: pb.LeaseFlowRunsRequest, context: Any) -> pb.LeaseFlowRunsResponse:
@@ -66,8 +68,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             found.append(FieldViolation("wait", f"must be 0 to {MAX_WAIT_SECONDS:.0f} s"))
         if found:
             raise BadRequestError(found)
-        agent = await self._agent(name)
-        _judge_name(agent)
+        agent = await self._acting(name)
         leases = await self._lease(agent, request, time.monotonic() + wait)
         return pb.LeaseFlowRunsResponse(leases=[_lease_message(lease) for lease in leases])
 
@@ -89,9 +90,16 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             raise bad_field("epoch", "is not set")
         project, run_id = names.run("flow_run", request.flow_run)
         secret, digest = make_secret()
-        # The store looks whether the caller may see the run: one hop, not two.
+        caller = calls.principal()
+        # The store looks whether the caller may see the run, and whether the agent is its own: one hop, not three.
         await self._store.accept_flow_run(
-            name, run_id, request.epoch, digest, "" if project == names.ANY else project, calls.principal().scope
+            name,
+            run_id,
+            request.epoch,
+            digest,
+            "" if project == names.ANY else project,
+            caller.scope,
+            "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
         )
         token_id = run_token_id(run_id, request.epoch)
         # An accept that is repeated replaces the token: the one before is worth nothing from now on.
@@ -118,8 +126,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if len(request.runs) > MAX_HELD:
             raise bad_field("runs", f"has more than {MAX_HELD:,} elements")
         caller = calls.principal()
-        if caller.scope is not None:
-            _judge_name(await self._agent(name))
+        await self._acting(name)
         held, by_id, foreign = [], {}, []
         for run in request.runs:
             project, run_id = names.run("runs.flow_run", run.flow_run)
@@ -127,7 +134,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                 foreign.append(run)
                 continue
             by_id[run_id] = run.flow_run
-            held.append(HeldRun(run_id, run.epoch, run.renew))
+            held.append(HeldRun(run_id, run.epoch, run.renew, "" if project == names.ANY else project))
         commands = await self._store.heartbeat_agent(name, held, request.draining)
         return pb.HeartbeatAgentResponse(
             commands=[
@@ -150,68 +157,50 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.Agent:
         """See the API."""
-        agent = await self._agent(names.agent("name", request.name))
-        if not _visible(agent):
-            raise _no_agent()
-        return convert.agent(agent)
+        return convert.agent(await self._visible(names.agent("name", request.name)))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         """See the API. A token that is limited to projects sees the agents that work for one of them."""
+        scope = calls.principal().scope
         agents, token = await gather(
-            self._store.list_agents,
-            lambda agent: convert.agent(agent) if _visible(agent) else pb.Agent(),
+            lambda size, after: self._store.list_agents(size, after, scope),
+            convert.agent,
             page_size(request.page_size),
             request.page_token,
             at_once=200,
         )
-        return pb.ListAgentsResponse(agents=[agent for agent in agents if agent.name], next_page_token=token)
+        return pb.ListAgentsResponse(agents=agents, next_page_token=token)
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
-        """See the API."""
+        """See the API. An agent that the caller cannot see is not there, and one that is not there is deleted."""
         name = names.agent("name", request.name)
         try:
-            visible = _visible(await self._agent(name))
+            agent = await self._visible(name)
         except NotFoundError:
             return pb.DeleteAgentResponse()
-        if not visible:
-            raise _no_agent()
+        if not covers(agent):
+            raise PermissionDeniedError("the agent works for projects beyond those of the token")
         await self._store.delete_agent(name)
         return pb.DeleteAgentResponse()
 
-    async def _agent(self, name: str) -> Agent:
-        try:
-            return await self._store.get_agent(name)
-        except NotFoundError:
-            raise _no_agent() from None
+    async def _visible(self, name: str) -> Agent:
+        """The agent of that name. Not there and not for this caller are one answer."""
+        return await visible_agent(self._backend, name)
+
+    async def _acting(self, name: str) -> Agent:
+        """The agent of that name, when the caller is that agent."""
+        agent = await self._visible(name)
+        judge_agent(agent)
+        return agent
 
     async def _held(self, request: Any) -> tuple[str, str]:
-        """The names of the agent and of its run, when the caller may see that run."""
+        """The names of the agent and of its run, when the caller is that agent and may see that run."""
         name = names.agent("agent", request.agent)
         if not request.epoch:
             raise bad_field("epoch", "is not set")
-        return name, (await self._backend.visible_run("flow_run", request.flow_run)).run_id
-
-
-def _visible(agent: Agent) -> bool:
-    scope = calls.principal().scope
-    return scope is None or not agent.projects or bool(scope & set(agent.projects))
-
-
-def _judge_name(agent: Agent) -> None:
-    """Refuses to act under the name of an agent that works for more projects than the token reaches.
-
-    Raises:
-        PermissionDeniedError: It does.
-    """
-    scope = calls.principal().scope
-    if scope is not None and not (agent.projects and scope.issuperset(agent.projects)):
-        raise PermissionDeniedError(
-            "an agent of other projects has this name", hint="Give this agent another name, or delete the other one."
-        )
-
-
-def _no_agent() -> NotFoundError:
-    return NotFoundError("no such agent")
+        run = await self._backend.visible_run("flow_run", request.flow_run)
+        await self._acting(name)
+        return name, run.run_id
 
 
 def _lease_message(lease: Lease) -> pb.FlowRunLease:

@@ -9,7 +9,7 @@ from heliograph.api.contract import FieldViolation
 from heliograph.api.v1 import log_service_pb2 as pb
 from heliograph.api.v1 import log_service_pb2_grpc
 from heliograph.engine.codes import StateCode
-from heliograph.exceptions import ResourceExhaustedError
+from heliograph.exceptions import LeaseLostError, ResourceExhaustedError
 from heliograph_control_plane.errors import BadRequestError
 from heliograph_control_plane.store.records import LogLine
 from heliograph_control_plane.wakeups import SLOW_POLL_SECONDS
@@ -39,6 +39,8 @@ class LogService(log_service_pb2_grpc.LogServiceServicer):
     async def WriteLogEntries(self, request: pb.WriteLogEntriesRequest, context: Any) -> pb.WriteLogEntriesResponse:
         """See the API."""
         writer = await writer_of(self._backend, request)
+        if writer.agent and writer.epoch > (await self._backend.visible_run("flow_run", request.flow_run)).epoch:
+            raise LeaseLostError("the run has another lease, or none")
         ack = await self._store.write_log_lines(writer.run_id, writer.epoch, _lines(request))
         return pb.WriteLogEntriesResponse(acked_sequence=ack.acked_sequence, refused=ack.refused)
 

@@ -32,6 +32,7 @@ from heliograph_control_plane.waiting import wait_until
 from heliograph_control_plane.wakeups import SLOW_POLL_SECONDS
 
 from . import convert, names
+from .acting import judge_agent, visible_agent
 from .backend import Backend, no_run
 
 MAX_EVENTS = 1_000
@@ -90,9 +91,12 @@ class Writer:
 async def writer_of(backend: Backend, request: Any) -> Writer:
     """Returns who writes, when the caller may write for that run and epoch.
 
+    A run writes for itself; an agent names itself, and writes for the runs that it has; an administrator for any.
+
     Raises:
-        NotFoundError: No such run for this caller.
-        LeaseLostError: A run token of another epoch.
+        NotFoundError: No such run, or no such agent, for this caller.
+        PermissionDeniedError: The agent named is somebody else's.
+        LeaseLostError: A run token of another epoch, or another agent's lease.
     """
     project, run_id = names.run("flow_run", request.flow_run)
     caller = calls.principal()
@@ -106,7 +110,14 @@ async def writer_of(backend: Backend, request: Any) -> Writer:
         return Writer(run_id, request.epoch, "")
     assert caller.has(options_pb2.ROLE_AGENT) or caller.has(options_pb2.ROLE_ADMIN)
     run = await backend.visible_run("flow_run", request.flow_run)
-    return Writer(run_id, request.epoch, run.agent)
+    if not request.agent and caller.has(options_pb2.ROLE_ADMIN):
+        return Writer(run_id, request.epoch, run.agent)
+    name = names.agent("agent", request.agent)
+    judge_agent(await visible_agent(backend, name))
+    # A newer epoch is for the store to judge: it may have forgotten the lease when it was restored.
+    if request.epoch <= run.epoch and (request.epoch, name) != (run.epoch, run.agent):
+        raise LeaseLostError("the run has another lease, or none")
+    return Writer(run_id, request.epoch, name)
 
 
 class _Stream:

@@ -49,16 +49,22 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
         return pb.CreateTokenResponse(token=convert.token(token), secret=token_text(token.token_id, secret))
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:
-        """See the API."""
+        """See the API. A token that is limited to projects sees and revokes those that reach no further."""
+        scope = calls.principal().scope
         tokens, after = await gather(
-            self._store.list_tokens, convert.token, page_size(request.page_size), request.page_token, at_once=100
+            lambda size, after: self._store.list_tokens(size, after, scope),
+            convert.token,
+            page_size(request.page_size),
+            request.page_token,
+            at_once=100,
         )
         return pb.ListTokensResponse(tokens=tokens, next_page_token=after)
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.Token:
         """See the API. Open streams and long polls of the token end before this answers."""
-        token = await self._store.revoke_token(names.token("name", request.name))
-        if token.token_id == calls.principal().token_id:
+        caller = calls.principal()
+        token = await self._store.revoke_token(names.token("name", request.name), caller.scope)
+        if token.token_id == caller.token_id:
             self._authenticator.distrust([token.token_id])
         else:
             self._authenticator.forget(token.token_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -12,7 +14,7 @@ from heliograph_control_plane.domain.runs import ONLINE_WITHIN, Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.paging import decode_token, page_of
-from heliograph_control_plane.store.records import Agent, AgentSpec, Page
+from heliograph_control_plane.store.records import Agent, AgentSpec, Page, Scope
 from heliograph_control_plane.store.writer import Transaction
 
 _a = schema.agents.c
@@ -23,7 +25,7 @@ def _agent(row: Row[Any], now: int) -> Agent:
     return Agent(
         row.name, row.launcher, tuple(json.loads(row.labels)), row.version, row.host, row.capacity,
         tuple(json.loads(row.projects)), row.running, bool(row.draining), row.create_micros,
-        row.last_seen_micros, now - row.last_seen_micros <= ONLINE_WITHIN,
+        row.last_seen_micros, now - row.last_seen_micros <= ONLINE_WITHIN, row.owner,
     )  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def register_agent(tx: Transaction, spec: AgentSpec) -> Agent:
     values: dict[str, Any] = {
         "launcher": spec.launcher, "labels": json.dumps(sorted(set(spec.labels))), "version": spec.version,
         "host": spec.host, "capacity": spec.capacity, "projects": json.dumps(sorted(set(spec.projects))),
-        "draining": 0, "last_seen_micros": tx.now,
+        "draining": 0, "last_seen_micros": tx.now, "owner": spec.owner,
     }  # fmt: skip
     known = tx.connection.execute(update(schema.agents).where(_a.name == spec.name).values(values)).rowcount
     if not known:
@@ -62,12 +64,28 @@ def get_agent(connection: Connection, name: str, now: int) -> Agent:
     return _agent(found[0], now)
 
 
-def list_agents(connection: Connection, size: int, token: str, now: int) -> Page[Agent]:
-    """Lists agents by name."""
-    query = select(schema.agents).order_by(_a.name).limit(size + 1)
+def list_agents(connection: Connection, size: int, token: str, now: int, scope: Scope) -> Page[Agent]:
+    """Lists agents by name: those that work for a project of `scope`, and no trace of the others."""
+    query = select(schema.agents).order_by(_a.name)
     if (after := decode_token(token, str)) is not None:
         query = query.where(_a.name > after[0])
-    return page_of(connection.execute(query).all(), size, lambda row: _agent(row, now), lambda row: (row.name,))
+    if scope is None:
+        rows = list(connection.execute(query.limit(size + 1)))
+    else:
+        seen = (row for row in connection.execute(query) if not (of := json.loads(row.projects)) or scope & set(of))
+        rows = list(islice(seen, size + 1))
+    return page_of(rows, size, lambda row: _agent(row, now), lambda row: (row.name,))
+
+
+_OWNERS: Final = Query(
+    "SELECT name, owner FROM agents WHERE name IN (SELECT value FROM json_each(?))",
+    "SELECT name, owner FROM agents WHERE name = ANY(%s::text[])",
+)
+
+
+def owners(connection: Connection, names: Collection[str]) -> dict[str, str]:
+    """Returns whose these agents are; those of nobody are left out."""
+    return {name: owner for name, owner in _OWNERS.run(connection, list(names)) if owner} if names else {}
 
 
 def delete_agent(tx: Transaction, name: str) -> None:

@@ -141,6 +141,7 @@ class EventStore:
             return LeaseLostError("the run has another lease, or none")
         if verdict.adopt:
             adopt(head, batch.epoch, tx.now, _set_by(batch))
+            head.agent = batch.agent or head.agent
             work.changed = True
         if isinstance(verdict, domain.Gap):
             return SequenceGapError(

@@ -187,8 +187,8 @@ class Store(Protocol):
     def get_agent(self, name: str) -> Pending[Agent]:
         """Returns one agent."""
 
-    def list_agents(self, page_size: int, page_token: str) -> Pending[Page[Agent]]:
-        """Lists agents by name."""
+    def list_agents(self, page_size: int, page_token: str, scope: Scope = None) -> Pending[Page[Agent]]:
+        """Lists agents by name: those that work for a project of `scope`."""
 
     def delete_agent(self, name: str) -> Pending[None]:
         """Forgets an agent. Raises IllegalTransitionError while it holds a lease. Deleting twice is no error."""
@@ -200,11 +200,18 @@ class Store(Protocol):
         given again for its `request_id` while they live. Raises NotFoundError for an agent that never registered."""
 
     def accept_flow_run(
-        self, agent: str, run_id: str, epoch: int, token_hash: bytes, project: str = "", scope: Scope = None
+        self,
+        agent: str,
+        run_id: str,
+        epoch: int,
+        token_hash: bytes,
+        project: str = "",
+        scope: Scope = None,
+        owner: str = "",
     ) -> Pending[None]:
         """Confirms a lease: the run is Submitted, and its run token's hash is kept. Again under the same epoch, before
-        the token was used, replaces the hash. Raises LeaseLostError, and NotFoundError for a run that is not in
-        `project` (when given) and `scope`."""
+        the token was used, replaces the hash. Raises LeaseLostError, also when the agent is not `owner`'s (when given),
+        and NotFoundError for a run that is not in `project` (when given) and `scope`."""
 
     def release_flow_run(
         self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int
@@ -233,11 +240,11 @@ class Store(Protocol):
         """Issues a token. The same `request` again, before the token was used, replaces its secret's hash and returns
         the same token; after it was used it raises RequestIdReusedError."""
 
-    def list_tokens(self, page_size: int, page_token: str) -> Pending[Page[Token]]:
-        """Lists tokens, newest first."""
+    def list_tokens(self, page_size: int, page_token: str, scope: Scope = None) -> Pending[Page[Token]]:
+        """Lists tokens, newest first: those that reach no further than `scope`."""
 
-    def revoke_token(self, token_id: str) -> Pending[Token]:
-        """Ends a token at once. Idempotent."""
+    def revoke_token(self, token_id: str, scope: Scope = None) -> Pending[Token]:
+        """Ends a token at once. Idempotent. Raises NotFoundError also for one that reaches further than `scope`."""
 
     def authenticate(self, token_id: str, secret_hash: bytes) -> Pending[Token | None]:
         """Returns the token when it is good now (known, hash equal, neither expired nor revoked), and notes its use."""

@@ -23,7 +23,7 @@ from heliograph_control_plane.domain.matching import match
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.admin import quarantine
-from heliograph_control_plane.store.agents import note_heartbeat
+from heliograph_control_plane.store.agents import note_heartbeat, owners
 from heliograph_control_plane.store.database import Query, bulk_insert
 from heliograph_control_plane.store.events import adopt, command_for
 from heliograph_control_plane.store.flow_runs import failure_of, make_run, read_run
@@ -146,11 +146,13 @@ class LeaseStore:
         """Notes that an agent lives and renews leases. Unknown runs get no command: the agent keeps them."""
         note_heartbeat(tx, agent, len(held), draining)
         heads = load_heads(tx, {one.run_id for one in held})
+        needed = remembered_requirements(tx)
         commands: list[RunCommand] = []
         changed: dict[str, Head] = {}
         for one in held:
             head = heads.get(one.run_id)
-            if head is None:
+            # A run of another project than the one named is as unknown as one that never was.
+            if head is None or (one.project and one.project != needed[head.requirement_id].project):
                 continue
             if one.epoch > head.epoch and self._forgotten(head, one.epoch):
                 adopt(head, one.epoch, tx.now, f"agents/{agent}")
@@ -223,7 +225,7 @@ def _leased(tx: Transaction, agent: str, run_id: str, epoch: int) -> Head:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """One call that confirms a lease. `project` and `scope`: where the caller may have runs."""
+    """One call that confirms a lease. `project` and `scope`: where the caller may have runs; `owner`: whose agents."""
 
     agent: str
     run_id: str
@@ -231,12 +233,14 @@ class Acceptance:
     token_hash: bytes
     project: str = ""
     scope: Scope = None
+    owner: str = ""
 
 
 def accept(tx: Transaction, calls: list[Acceptance]) -> list[HeliographError | None]:
     """Confirms leases, and keeps the hashes of their run tokens."""
     heads = load_heads(tx, {call.run_id for call in calls})
     needed = remembered_requirements(tx)
+    owned = owners(tx.connection, {call.agent for call in calls if call.owner})
     answers: list[HeliographError | None] = []
     changed: dict[int, Head] = {}
     hashes: dict[tuple[int, int], bytes] = {}
@@ -246,7 +250,11 @@ def accept(tx: Transaction, calls: list[Acceptance]) -> list[HeliographError | N
         if head is None or (call.project or project) != project or not (call.scope is None or project in call.scope):
             answers.append(NotFoundError("no such flow run"))
             continue
-        refusal = _refuse_acceptance(tx, head, call)
+        refusal: HeliographError | None
+        if call.owner and owned.get(call.agent, call.owner) != call.owner:
+            refusal = LeaseLostError("the run has another lease")
+        else:
+            refusal = _refuse_acceptance(tx, head, call)
         answers.append(refusal)
         if refusal is None:
             if head.phase is Phase.OFFERED:

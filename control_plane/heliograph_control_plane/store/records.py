@@ -383,7 +383,7 @@ class EventAck:
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """What an agent says of itself. Empty `projects` means all of them."""
+    """What an agent says of itself. Empty `projects` means all of them; `owner` is the principal of its token."""
 
     name: str
     launcher: str
@@ -392,6 +392,7 @@ class AgentSpec:
     host: str
     capacity: int
     projects: tuple[str, ...] = ()
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +411,7 @@ class Agent:
     create_micros: int
     last_seen_micros: int
     online: bool
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,11 +427,19 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class HeldRun:
-    """One run that an agent has. `renew`: its supervisor has not been heard of yet."""
+    """One run that an agent has.
+
+    Attributes:
+        run_id: The run.
+        epoch: Its epoch.
+        renew: Its supervisor has not been heard of yet.
+        project: Where the agent says that the run is; empty means anywhere.
+    """
 
     run_id: str
     epoch: int
     renew: bool
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 """The newest migration: the only schema that this version of the server works with."""
 
 metadata = MetaData()
@@ -258,6 +258,7 @@ agents = Table(
     Column("draining", Int, nullable=False),
     Column("create_micros", Int, nullable=False),
     Column("last_seen_micros", Int, nullable=False),
+    Column("owner", Word, nullable=False, server_default=""),
     **_KEYED,
 )
 

@@ -277,9 +277,9 @@ class SqlStore:
         """Returns one agent."""
         return self._read(lambda c: agents.get_agent(c, name, self.now()))
 
-    def list_agents(self, page_size: int, page_token: str) -> Pending[Page[Agent]]:
+    def list_agents(self, page_size: int, page_token: str, scope: Scope = None) -> Pending[Page[Agent]]:
         """Lists agents."""
-        return self._read(lambda c: agents.list_agents(c, page_size, page_token, self.now()))
+        return self._read(lambda c: agents.list_agents(c, page_size, page_token, self.now(), scope))
 
     def delete_agent(self, name: str) -> Pending[None]:
         """Forgets an agent."""
@@ -292,10 +292,17 @@ class SqlStore:
         return self._write(lambda tx: self._leases.claim(tx, agent, request_id, max_runs, scope))
 
     def accept_flow_run(
-        self, agent: str, run_id: str, epoch: int, token_hash: bytes, project: str = "", scope: Scope = None
+        self,
+        agent: str,
+        run_id: str,
+        epoch: int,
+        token_hash: bytes,
+        project: str = "",
+        scope: Scope = None,
+        owner: str = "",
     ) -> Pending[None]:
         """Confirms a lease."""
-        acceptance = leases.Acceptance(agent, run_id, epoch, token_hash, project, scope)
+        acceptance = leases.Acceptance(agent, run_id, epoch, token_hash, project, scope, owner)
         return self._writer.submit_grouped(_ACCEPT, acceptance, 3)
 
     def release_flow_run(
@@ -328,13 +335,13 @@ class SqlStore:
         """Issues a token."""
         return self._write(lambda tx: tokens.create_token(tx, new, request))
 
-    def list_tokens(self, page_size: int, page_token: str) -> Pending[Page[Token]]:
+    def list_tokens(self, page_size: int, page_token: str, scope: Scope = None) -> Pending[Page[Token]]:
         """Lists tokens."""
-        return self._read(lambda c: tokens.list_tokens(c, page_size, page_token))
+        return self._read(lambda c: tokens.list_tokens(c, page_size, page_token, scope))
 
-    def revoke_token(self, token_id: str) -> Pending[Token]:
+    def revoke_token(self, token_id: str, scope: Scope = None) -> Pending[Token]:
         """Ends a token."""
-        return self._write(lambda tx: tokens.revoke_token(tx, token_id))
+        return self._write(lambda tx: tokens.revoke_token(tx, token_id, scope))
 
     def authenticate(self, token_id: str, secret_hash: bytes) -> Pending[Token | None]:
         """Returns a good token."""

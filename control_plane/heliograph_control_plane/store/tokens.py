@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -14,7 +15,7 @@ from heliograph_control_plane.domain.runs import LATE_REPORTS, SECOND
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.paging import decode_token, page_of
-from heliograph_control_plane.store.records import NewToken, Page, RequestKey, RunPrincipal, Token
+from heliograph_control_plane.store.records import NewToken, Page, RequestKey, RunPrincipal, Scope, Token
 from heliograph_control_plane.store.requests import find_effect, record_effects
 from heliograph_control_plane.store.writer import Transaction
 
@@ -70,24 +71,33 @@ def _find(connection: Connection, token_id: str) -> Any:
     return next(iter(_FIND.run(connection, token_id)), None)
 
 
-def list_tokens(connection: Connection, size: int, token: str) -> Page[Token]:
-    """Lists tokens, newest first."""
-    query = select(schema.tokens).order_by(_k.id.desc()).limit(size + 1)
+def list_tokens(connection: Connection, size: int, token: str, scope: Scope) -> Page[Token]:
+    """Lists tokens, newest first: those that reach no further than `scope`."""
+    query = select(schema.tokens).order_by(_k.id.desc())
     if (after := decode_token(token, int)) is not None:
         query = query.where(_k.id < after[0])
-    return page_of(connection.execute(query).all(), size, _token, lambda row: (row.id,))
+    if scope is None:
+        rows = list(connection.execute(query.limit(size + 1)))
+    else:
+        rows = list(islice((row for row in connection.execute(query) if _within(row, scope)), size + 1))
+    return page_of(rows, size, _token, lambda row: (row.id,))
 
 
-def revoke_token(tx: Transaction, token_id: str) -> Token:
-    """Ends a token."""
+def revoke_token(tx: Transaction, token_id: str, scope: Scope) -> Token:
+    """Ends a token that reaches no further than `scope`; any other is not there."""
+    row = _find(tx.connection, token_id)
+    if row is None or not _within(row, scope):
+        raise NotFoundError("no such token")
     tx.connection.execute(
         update(schema.tokens).where(_k.token_id == token_id, _k.revoke_micros == 0).values(revoke_micros=tx.now)
     )
-    row = _find(tx.connection, token_id)
-    if row is None:
-        raise NotFoundError("there is no such token")
     tx.tokens = True
-    return _token(row)
+    return _token(_find(tx.connection, token_id))
+
+
+def _within(row: Row[Any], scope: Scope) -> bool:
+    projects = json.loads(row.projects)
+    return scope is None or bool(projects and scope.issuperset(projects))
 
 
 def authenticate(connection: Connection, token_id: str, secret_hash: bytes, now: int) -> Token | None:

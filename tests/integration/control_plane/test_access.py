@@ -311,19 +311,25 @@ def test_the_first_token_is_in_a_file_for_the_owner_alone(scene: Scene) -> None:
 def test_the_name_of_an_agent_is_not_taken_by_another_projects_token(scene: Scene) -> None:
     """It could take its labels and projects from it, say that it drains, and so keep its runs from it."""
     ours, theirs = scene.project(), scene.project()
-    us, them = scene.api_as("agent", projects=(ours,)), scene.api_as("agent", projects=(theirs,))
-    both = scene.api_as("agent", projects=(ours, theirs))
-    wide, narrow = scene.agent("a"), scene.agent("a", api=us)
-    for agent, api in ((narrow, them), (wide, us), (scene.agent("a", api=both), us)):
+    one = unique("services/agents")
+    us, them = (scene.api_as("agent", projects=(project,), principal=one) for project in (ours, theirs))
+    both = scene.api_as("agent", projects=(ours, theirs), principal=one)
+    everywhere = scene.api_as("agent", principal=one)
+    wide, narrow = scene.agent("a", api=everywhere), scene.agent("a", api=us)
+    for agent, api, code in (
+        (narrow, them, "NOT_FOUND"),
+        (wide, us, "PERMISSION_DENIED"),
+        (scene.agent("a", api=both), us, "PERMISSION_DENIED"),
+    ):
         with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
             api.agents.RegisterAgent(
                 agents_pb.RegisterAgentRequest(agent_id=agent.name.removeprefix("agents/"), launcher="local")
             )
-        with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+        with pytest.raises(grpc.RpcError, match=code):
             api.agents.HeartbeatAgent(agents_pb.HeartbeatAgentRequest(agent=agent.name, draining=True))
-        with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+        with pytest.raises(grpc.RpcError, match=code):
             scene.lease(agent.name, api=api)
         got = scene.admin.agents.GetAgent(agents_pb.GetAgentRequest(name=agent.name))
         assert (list(got.labels), got.draining) == (["a"], False)
-    for api in (us, both, scene.api_as("agent")):
+    for api in (us, both, everywhere):
         api.agents.HeartbeatAgent(agents_pb.HeartbeatAgentRequest(agent=narrow.name))

@@ -322,13 +322,13 @@ def test_a_writer_of_an_older_epoch_is_told_that_its_lease_is_lost(scene: Scene)
     with refused(LeaseLostError):
         run.api.reporting.ReportRunEvents(stale)
     with refused(LeaseLostError):
-        run.agent_api.reporting.ReportRunEvents(stale)
+        run.agent_api.reporting.ReportRunEvents(run.batch(1, epoch=run.epoch + 1, agent=run.agent))
 
 
 def test_the_agent_reports_for_a_run_whose_supervisor_died(scene: Scene) -> None:
     run = scene.running()
     run.report(1, flow_event("RUNNING"))
-    ack = run.agent_api.reporting.ReportRunEvents(run.batch(2, task_event(0, "SUCCESS")))
+    ack = run.agent_api.reporting.ReportRunEvents(run.batch(2, task_event(0, "SUCCESS"), agent=run.agent))
     assert ack.acked_sequence == 2
 
 

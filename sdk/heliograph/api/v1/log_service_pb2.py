@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from heliograph.api.v1 import options_pb2 as heliograph_dot_api_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#heliograph/api/v1/log_service.proto\x12\x11heliograph.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fheliograph/api/v1/options.proto\"\x82\x02\n\x08LogEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x18\n\x10time_unix_micros\x18\x02 \x01(\x03\x12*\n\x05level\x18\x03 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12\x19\n\x06logger\x18\x04 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\xc8\x01\x12\x1a\n\x07message\x18\x05 \x01(\tB\t\xa2\xbb\x18\x05\x08\x04\x10\x80@\x12\x11\n\x04task\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmap_index\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0e\x64ropped_before\x18\x08 \x01(\x04\x12\r\n\x05\x65poch\x18\t \x01(\x04\x42\x07\n\x05_taskB\x0c\n\n_map_index\"r\n\x16WriteLogEntriesRequest\x12\x1b\n\x08\x66low_run\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry\"B\n\x17WriteLogEntriesResponse\x12\x16\n\x0e\x61\x63ked_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\"\x94\x01\n\x15ListLogEntriesRequest\x12\x19\n\x06parent\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12.\n\tmin_level\x18\x02 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x1d\n\npage_token\x18\x04 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\x80\x04\"j\n\x16ListLogEntriesResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry\x12\"\n\x0fnext_page_token\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\x80\x04\"\x92\x01\n\x15TailLogEntriesRequest\x12\x19\n\x06parent\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12.\n\tmin_level\x18\x02 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12.\n\nafter_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x16TailLogEntriesResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry*\x92\x01\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\n\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x14\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x1e\x12\x13\n\x0fLOG_LEVEL_ERROR\x10(\x12\x16\n\x12LOG_LEVEL_CRITICAL\x10\x32\x32\xeb\x02\n\nLogService\x12u\n\x0fWriteLogEntries\x12).heliograph.api.v1.WriteLogEntriesRequest\x1a*.heliograph.api.v1.WriteLogEntriesResponse\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05\x12q\n\x0eListLogEntries\x12(.heliograph.api.v1.ListLogEntriesRequest\x1a).heliograph.api.v1.ListLogEntriesResponse\"\n\xaa\xbb\x18\x06\x12\x04\x01\x02\x03\x04\x12s\n\x0eTailLogEntries\x12(.heliograph.api.v1.TailLogEntriesRequest\x1a).heliograph.api.v1.TailLogEntriesResponse\"\n\xaa\xbb\x18\x06\x12\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#heliograph/api/v1/log_service.proto\x12\x11heliograph.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fheliograph/api/v1/options.proto\"\x82\x02\n\x08LogEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x18\n\x10time_unix_micros\x18\x02 \x01(\x03\x12*\n\x05level\x18\x03 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12\x19\n\x06logger\x18\x04 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\xc8\x01\x12\x1a\n\x07message\x18\x05 \x01(\tB\t\xa2\xbb\x18\x05\x08\x04\x10\x80@\x12\x11\n\x04task\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmap_index\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0e\x64ropped_before\x18\x08 \x01(\x04\x12\r\n\x05\x65poch\x18\t \x01(\x04\x42\x07\n\x05_taskB\x0c\n\n_map_index\"\x8c\x01\n\x16WriteLogEntriesRequest\x12\x1b\n\x08\x66low_run\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry\x12\x18\n\x05\x61gent\x18\x04 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x02\"B\n\x17WriteLogEntriesResponse\x12\x16\n\x0e\x61\x63ked_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\"\x94\x01\n\x15ListLogEntriesRequest\x12\x19\n\x06parent\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12.\n\tmin_level\x18\x02 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x1d\n\npage_token\x18\x04 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\x80\x04\"j\n\x16ListLogEntriesResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry\x12\"\n\x0fnext_page_token\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\x80\x04\"\x92\x01\n\x15TailLogEntriesRequest\x12\x19\n\x06parent\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12.\n\tmin_level\x18\x02 \x01(\x0e\x32\x1b.heliograph.api.v1.LogLevel\x12.\n\nafter_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x16TailLogEntriesResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.heliograph.api.v1.LogEntry*\x92\x01\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\n\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x14\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x1e\x12\x13\n\x0fLOG_LEVEL_ERROR\x10(\x12\x16\n\x12LOG_LEVEL_CRITICAL\x10\x32\x32\xeb\x02\n\nLogService\x12u\n\x0fWriteLogEntries\x12).heliograph.api.v1.WriteLogEntriesRequest\x1a*.heliograph.api.v1.WriteLogEntriesResponse\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05\x12q\n\x0eListLogEntries\x12(.heliograph.api.v1.ListLogEntriesRequest\x1a).heliograph.api.v1.ListLogEntriesResponse\"\n\xaa\xbb\x18\x06\x12\x04\x01\x02\x03\x04\x12s\n\x0eTailLogEntries\x12(.heliograph.api.v1.TailLogEntriesRequest\x1a).heliograph.api.v1.TailLogEntriesResponse\"\n\xaa\xbb\x18\x06\x12\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGENTRY'].fields_by_name['message']._serialized_options = b'\242\273\030\005\010\004\020\200@'
   _globals['_WRITELOGENTRIESREQUEST'].fields_by_name['flow_run']._loaded_options = None
   _globals['_WRITELOGENTRIESREQUEST'].fields_by_name['flow_run']._serialized_options = b'\242\273\030\005\010\002\020\200\004'
+  _globals['_WRITELOGENTRIESREQUEST'].fields_by_name['agent']._loaded_options = None
+  _globals['_WRITELOGENTRIESREQUEST'].fields_by_name['agent']._serialized_options = b'\242\273\030\005\010\002\020\200\002'
   _globals['_LISTLOGENTRIESREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_LISTLOGENTRIESREQUEST'].fields_by_name['parent']._serialized_options = b'\242\273\030\005\010\002\020\200\004'
   _globals['_LISTLOGENTRIESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -53,22 +55,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGSERVICE'].methods_by_name['ListLogEntries']._serialized_options = b'\252\273\030\006\022\004\001\002\003\004'
   _globals['_LOGSERVICE'].methods_by_name['TailLogEntries']._loaded_options = None
   _globals['_LOGSERVICE'].methods_by_name['TailLogEntries']._serialized_options = b'\252\273\030\006\022\004\001\002\003\004'
-  _globals['_LOGLEVEL']._serialized_start=1050
-  _globals['_LOGLEVEL']._serialized_end=1196
+  _globals['_LOGLEVEL']._serialized_start=1077
+  _globals['_LOGLEVEL']._serialized_end=1223
   _globals['_LOGENTRY']._serialized_start=125
   _globals['_LOGENTRY']._serialized_end=383
-  _globals['_WRITELOGENTRIESREQUEST']._serialized_start=385
-  _globals['_WRITELOGENTRIESREQUEST']._serialized_end=499
-  _globals['_WRITELOGENTRIESRESPONSE']._serialized_start=501
-  _globals['_WRITELOGENTRIESRESPONSE']._serialized_end=567
-  _globals['_LISTLOGENTRIESREQUEST']._serialized_start=570
-  _globals['_LISTLOGENTRIESREQUEST']._serialized_end=718
-  _globals['_LISTLOGENTRIESRESPONSE']._serialized_start=720
-  _globals['_LISTLOGENTRIESRESPONSE']._serialized_end=826
-  _globals['_TAILLOGENTRIESREQUEST']._serialized_start=829
-  _globals['_TAILLOGENTRIESREQUEST']._serialized_end=975
-  _globals['_TAILLOGENTRIESRESPONSE']._serialized_start=977
-  _globals['_TAILLOGENTRIESRESPONSE']._serialized_end=1047
-  _globals['_LOGSERVICE']._serialized_start=1199
-  _globals['_LOGSERVICE']._serialized_end=1562
+  _globals['_WRITELOGENTRIESREQUEST']._serialized_start=386
+  _globals['_WRITELOGENTRIESREQUEST']._serialized_end=526
+  _globals['_WRITELOGENTRIESRESPONSE']._serialized_start=528
+  _globals['_WRITELOGENTRIESRESPONSE']._serialized_end=594
+  _globals['_LISTLOGENTRIESREQUEST']._serialized_start=597
+  _globals['_LISTLOGENTRIESREQUEST']._serialized_end=745
+  _globals['_LISTLOGENTRIESRESPONSE']._serialized_start=747
+  _globals['_LISTLOGENTRIESRESPONSE']._serialized_end=853
+  _globals['_TAILLOGENTRIESREQUEST']._serialized_start=856
+  _globals['_TAILLOGENTRIESREQUEST']._serialized_end=1002
+  _globals['_TAILLOGENTRIESRESPONSE']._serialized_start=1004
+  _globals['_TAILLOGENTRIESRESPONSE']._serialized_end=1074
+  _globals['_LOGSERVICE']._serialized_start=1226
+  _globals['_LOGSERVICE']._serialized_end=1589
 # @@protoc_insertion_point(module_scope)

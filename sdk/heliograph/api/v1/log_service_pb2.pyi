@@ -126,10 +126,13 @@ class WriteLogEntriesRequest(_message.Message):
     FLOW_RUN_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     flow_run: _builtins.str
     """`projects/{project}/flowRuns/{flow_run}`."""
     epoch: _builtins.int
     """Epoch of the writer."""
+    agent: _builtins.str
+    """`agents/{agent}`: who writes in place of the run, as in RunEventBatch."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]:
         """At most 1,000 lines, 256 KiB, by rising sequence."""
@@ -140,10 +143,11 @@ class WriteLogEntriesRequest(_message.Message):
         flow_run: _builtins.str = ...,
         epoch: _builtins.int = ...,
         entries: _abc.Iterable[Global___LogEntry] | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "epoch", b"epoch", "flow_run", b"flow_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "entries", b"entries", "epoch", b"epoch", "flow_run", b"flow_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from heliograph.api.v1 import options_pb2 as heliograph_dot_api_dot_v1_dot_optio
 from heliograph.api.v1 import states_pb2 as heliograph_dot_api_dot_v1_dot_states__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-heliograph/api/v1/run_reporting_service.proto\x12\x11heliograph.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a%heliograph/api/v1/agent_service.proto\x1a\x1fheliograph/api/v1/options.proto\x1a\x1eheliograph/api/v1/states.proto\"\xbb\x01\n\rRunEventBatch\x12\x1b\n\x08\x66low_run\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\x04\x12\x1d\n\x0bincarnation\x18\x04 \x01(\tB\x08\xa2\xbb\x18\x04\x08\x01\x10@\x12\x1a\n\x12hole_from_sequence\x18\x05 \x01(\x04\x12+\n\x06\x65vents\x18\x06 \x03(\x0b\x32\x1b.heliograph.api.v1.RunEvent\"|\n\x08RunEvent\x12\x33\n\x08task_run\x18\x01 \x01(\x0b\x32\x1f.heliograph.api.v1.TaskRunEventH\x00\x12\x33\n\x08\x66low_run\x18\x02 \x01(\x0b\x32\x1f.heliograph.api.v1.FlowRunEventH\x00\x42\x06\n\x04kind\"\x91\x02\n\x0cTaskRunEvent\x12\x0c\n\x04task\x18\x01 \x01(\r\x12\x16\n\tmap_index\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.heliograph.api.v1.State\x12\x18\n\x10time_unix_micros\x18\x04 \x01(\x03\x12\x11\n\trun_count\x18\x05 \x01(\r\x12\x1e\n\x16start_time_unix_micros\x18\x06 \x01(\x03\x12\x13\n\x0b\x63hild_count\x18\x07 \x01(\r\x12+\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1a.heliograph.api.v1.Failure\x12\x15\n\rresult_stored\x18\t \x01(\x08\x42\x0c\n\n_map_index\"~\n\x0c\x46lowRunEvent\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.heliograph.api.v1.State\x12\x18\n\x10time_unix_micros\x18\x02 \x01(\x03\x12+\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.heliograph.api.v1.Failure\"\x9b\x01\n\x0bRunEventAck\x12\x16\n\x0e\x61\x63ked_sequence\x18\x01 \x01(\x04\x12\x1d\n\x0bincarnation\x18\x02 \x01(\tB\x08\xa2\xbb\x18\x04\x08\x01\x10@\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x63ommand\x18\x04 \x01(\x0e\x32\x1a.heliograph.api.v1.Command2\xdd\x01\n\x13RunReportingService\x12\x64\n\x0fStreamRunEvents\x12 .heliograph.api.v1.RunEventBatch\x1a\x1e.heliograph.api.v1.RunEventAck\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05(\x01\x30\x01\x12`\n\x0fReportRunEvents\x12 .heliograph.api.v1.RunEventBatch\x1a\x1e.heliograph.api.v1.RunEventAck\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-heliograph/api/v1/run_reporting_service.proto\x12\x11heliograph.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a%heliograph/api/v1/agent_service.proto\x1a\x1fheliograph/api/v1/options.proto\x1a\x1eheliograph/api/v1/states.proto\"\xd5\x01\n\rRunEventBatch\x12\x1b\n\x08\x66low_run\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\x04\x12\x1d\n\x0bincarnation\x18\x04 \x01(\tB\x08\xa2\xbb\x18\x04\x08\x01\x10@\x12\x1a\n\x12hole_from_sequence\x18\x05 \x01(\x04\x12+\n\x06\x65vents\x18\x06 \x03(\x0b\x32\x1b.heliograph.api.v1.RunEvent\x12\x18\n\x05\x61gent\x18\x07 \x01(\tB\t\xa2\xbb\x18\x05\x08\x02\x10\x80\x02\"|\n\x08RunEvent\x12\x33\n\x08task_run\x18\x01 \x01(\x0b\x32\x1f.heliograph.api.v1.TaskRunEventH\x00\x12\x33\n\x08\x66low_run\x18\x02 \x01(\x0b\x32\x1f.heliograph.api.v1.FlowRunEventH\x00\x42\x06\n\x04kind\"\x91\x02\n\x0cTaskRunEvent\x12\x0c\n\x04task\x18\x01 \x01(\r\x12\x16\n\tmap_index\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.heliograph.api.v1.State\x12\x18\n\x10time_unix_micros\x18\x04 \x01(\x03\x12\x11\n\trun_count\x18\x05 \x01(\r\x12\x1e\n\x16start_time_unix_micros\x18\x06 \x01(\x03\x12\x13\n\x0b\x63hild_count\x18\x07 \x01(\r\x12+\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1a.heliograph.api.v1.Failure\x12\x15\n\rresult_stored\x18\t \x01(\x08\x42\x0c\n\n_map_index\"~\n\x0c\x46lowRunEvent\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.heliograph.api.v1.State\x12\x18\n\x10time_unix_micros\x18\x02 \x01(\x03\x12+\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.heliograph.api.v1.Failure\"\x9b\x01\n\x0bRunEventAck\x12\x16\n\x0e\x61\x63ked_sequence\x18\x01 \x01(\x04\x12\x1d\n\x0bincarnation\x18\x02 \x01(\tB\x08\xa2\xbb\x18\x04\x08\x01\x10@\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x63ommand\x18\x04 \x01(\x0e\x32\x1a.heliograph.api.v1.Command2\xdd\x01\n\x13RunReportingService\x12\x64\n\x0fStreamRunEvents\x12 .heliograph.api.v1.RunEventBatch\x1a\x1e.heliograph.api.v1.RunEventAck\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05(\x01\x30\x01\x12`\n\x0fReportRunEvents\x12 .heliograph.api.v1.RunEventBatch\x1a\x1e.heliograph.api.v1.RunEventAck\"\x0b\xaa\xbb\x18\x07\x08\x01\x12\x03\x01\x06\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNEVENTBATCH'].fields_by_name['flow_run']._serialized_options = b'\242\273\030\005\010\002\020\200\004'
   _globals['_RUNEVENTBATCH'].fields_by_name['incarnation']._loaded_options = None
   _globals['_RUNEVENTBATCH'].fields_by_name['incarnation']._serialized_options = b'\242\273\030\004\010\001\020@'
+  _globals['_RUNEVENTBATCH'].fields_by_name['agent']._loaded_options = None
+  _globals['_RUNEVENTBATCH'].fields_by_name['agent']._serialized_options = b'\242\273\030\005\010\002\020\200\002'
   _globals['_RUNEVENTACK'].fields_by_name['incarnation']._loaded_options = None
   _globals['_RUNEVENTACK'].fields_by_name['incarnation']._serialized_options = b'\242\273\030\004\010\001\020@'
   _globals['_RUNREPORTINGSERVICE'].methods_by_name['StreamRunEvents']._loaded_options = None
@@ -46,15 +48,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNREPORTINGSERVICE'].methods_by_name['ReportRunEvents']._loaded_options = None
   _globals['_RUNREPORTINGSERVICE'].methods_by_name['ReportRunEvents']._serialized_options = b'\252\273\030\007\010\001\022\003\001\006\005'
   _globals['_RUNEVENTBATCH']._serialized_start=205
-  _globals['_RUNEVENTBATCH']._serialized_end=392
-  _globals['_RUNEVENT']._serialized_start=394
-  _globals['_RUNEVENT']._serialized_end=518
-  _globals['_TASKRUNEVENT']._serialized_start=521
-  _globals['_TASKRUNEVENT']._serialized_end=794
-  _globals['_FLOWRUNEVENT']._serialized_start=796
-  _globals['_FLOWRUNEVENT']._serialized_end=922
-  _globals['_RUNEVENTACK']._serialized_start=925
-  _globals['_RUNEVENTACK']._serialized_end=1080
-  _globals['_RUNREPORTINGSERVICE']._serialized_start=1083
-  _globals['_RUNREPORTINGSERVICE']._serialized_end=1304
+  _globals['_RUNEVENTBATCH']._serialized_end=418
+  _globals['_RUNEVENT']._serialized_start=420
+  _globals['_RUNEVENT']._serialized_end=544
+  _globals['_TASKRUNEVENT']._serialized_start=547
+  _globals['_TASKRUNEVENT']._serialized_end=820
+  _globals['_FLOWRUNEVENT']._serialized_start=822
+  _globals['_FLOWRUNEVENT']._serialized_end=948
+  _globals['_RUNEVENTACK']._serialized_start=951
+  _globals['_RUNEVENTACK']._serialized_end=1106
+  _globals['_RUNREPORTINGSERVICE']._serialized_start=1109
+  _globals['_RUNREPORTINGSERVICE']._serialized_end=1330
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class RunEventBatch(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     HOLE_FROM_SEQUENCE_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     flow_run: _builtins.str
     """`projects/{project}/flowRuns/{flow_run}`."""
     epoch: _builtins.int
@@ -44,6 +45,10 @@ class RunEventBatch(_message.Message):
     hole_from_sequence: _builtins.int
     """The writer no longer has the events from here up to `first_sequence`, and the store asked for them: record a
     hole. 0 means none.
+    """
+    agent: _builtins.str
+    """`agents/{agent}`: who reports in place of the run. Empty when the run reports itself; an agent must name itself, and
+    the lease must be its own.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEvent]:
@@ -58,10 +63,11 @@ class RunEventBatch(_message.Message):
         incarnation: _builtins.str = ...,
         hole_from_sequence: _builtins.int = ...,
         events: _abc.Iterable[Global___RunEvent] | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "events", b"events", "first_sequence", b"first_sequence", "flow_run", b"flow_run", "hole_from_sequence", b"hole_from_sequence", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "epoch", b"epoch", "events", b"events", "first_sequence", b"first_sequence", "flow_run", b"flow_run", "hole_from_sequence", b"hole_from_sequence", "incarnation", b"incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
