@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from heliograph.exceptions import HeliographError, PermissionDeniedError, UnauthenticatedError
+from heliograph.exceptions import HeliographError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -94,6 +95,12 @@ class Link:
             answer = await call
         except grpc.RpcError as error:
             raise await self._failed(to_error(error, address=self.address)) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this call: another one had the channel made anew, which ends all that are under way.
+            raise UnavailableError("the connection was made anew") from None
         self.last_answer = time.monotonic()
         self._failures = self._refusals = 0
         if self._down_since:
