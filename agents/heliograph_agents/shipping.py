@@ -37,7 +37,6 @@ from heliograph.reporting.batches import (
     MAX_RECORDS,
     event_batch,
     log_request,
-    with_dropped_before,
 )
 from heliograph.reporting.lanes import LOGS, STATES, Chunk, LaneReader
 
@@ -405,8 +404,8 @@ class StatePump(_Pump):
             if not payloads or final_state(payloads[-1]) is None:
                 return chunk
             if len(payloads) > 1:
-                self._held = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:], 0)
-                return Chunk(chunk.first_sequence, payloads[:-1], chunk.missing)
+                self._held = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:])
+                return Chunk(chunk.first_sequence, payloads[:-1])
         self.idle.set()
         self._drain_logs(LOGS_FIRST_SECONDS)
         self._final_shipped = True
@@ -522,8 +521,6 @@ class LogPump(_Pump):
         from heliograph.client.errors import to_error
 
         payloads = chunk.payloads
-        if chunk.missing:
-            payloads = [with_dropped_before(payloads[0], chunk.missing), *payloads[1:]]
         call: Any = self._link.channel().unary_unary(
             LOG_METHOD,
             request_serializer=None,

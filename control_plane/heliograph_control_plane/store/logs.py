@@ -84,20 +84,22 @@ class LogStore:
     def _accept(
         self, writer: list[int], lines: tuple[LogLine, ...], accepted: list[LogLine]
     ) -> LogAck | HeliographError:
-        before = writer[0]
         sequences = [line.sequence for line in lines]
         if any(b <= a for a, b in zip([0, *sequences], sequences, strict=False)) or sequences[-1:] > [1 << 62]:
             return InvalidArgumentError("log lines are not in rising sequence")
         refused = 0
         for line in lines:
-            if line.sequence <= before:
+            if line.sequence <= writer[0]:
                 continue
+            # Told by the numbers alone: a writer that sends again what was stored, with other lines lost since, could
+            # only guess.
+            dropped = line.sequence - writer[0] - 1
             size = len(line.message) + len(line.logger) + _LINE_OVERHEAD
             if writer[1] + size > self.quota_bytes:
                 refused += 1
             else:
                 writer[1] += size
-                accepted.append(line)
+                accepted.append(line._replace(dropped_before=dropped))
             writer[0] = line.sequence
         return LogAck(writer[0], refused)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 _EVENTS_TAG = b"\x32"  # field 6, length-delimited: RunEventBatch.events
 _ENTRIES_TAG = b"\x1a"  # field 3, length-delimited: WriteLogEntriesRequest.entries
-_DROPPED_BEFORE_TAG = b"\x40"  # field 8, varint: LogEntry.dropped_before
 
 MAX_RECORDS = 1000
 """Most events or lines in one request."""
@@ -44,11 +43,6 @@ def event_batch(rest: bytes, payloads: Iterable[bytes]) -> bytes:
 def log_request(rest: bytes, payloads: Iterable[bytes]) -> bytes:
     """Returns a `WriteLogEntriesRequest`: `rest` is one without entries, `payloads` are serialized `LogEntry`s."""
     return _assemble(rest, payloads, _ENTRY_PREFIXES, _ENTRIES_TAG)
-
-
-def with_dropped_before(payload: bytes, dropped: int) -> bytes:
-    """Returns a serialized `LogEntry` that says that `dropped` lines before it are gone (the last value counts)."""
-    return payload + _DROPPED_BEFORE_TAG + varint(dropped)
 
 
 def _assemble(rest: bytes, payloads: Iterable[bytes], prefixes: list[bytes], tag: bytes) -> bytes:

@@ -170,12 +170,10 @@ class Chunk:
     Attributes:
         first_sequence: Sequence of the first payload.
         payloads: The payloads, in order; empty when there is nothing new.
-        missing: Records right before `first_sequence` that are gone.
     """
 
     first_sequence: int
     payloads: list[bytes]
-    missing: int
 
 
 class LaneReader:
@@ -190,27 +188,25 @@ class LaneReader:
         self._descriptor = -1
         self._segment_first = 0
         self._offset = 0
-        self._missing = 0
         self._trim_at = 0
         self.next_sequence = 1
 
     def read(self, max_records: int, max_bytes: int) -> Chunk:
         """Returns the next records, as many as are there and the limits allow. Never waits."""
         if self._descriptor < 0 and not self._open_at(self.next_sequence):
-            return Chunk(self.next_sequence, [], 0)
+            return Chunk(self.next_sequence, [])
         while True:
             payloads = self._take(max_records, max_bytes)
             if not payloads:
                 successor = self._successor()
                 if successor is None:
-                    return Chunk(self.next_sequence, [], 0)
+                    return Chunk(self.next_sequence, [])
                 # The writer may have written more between the read above and the start of the next segment.
                 payloads = self._take(max_records, max_bytes)
                 if not payloads:
                     self._open(*successor)
                     continue
-            missing, self._missing = self._missing, 0
-            return Chunk(self.next_sequence - len(payloads), payloads, missing)
+            return Chunk(self.next_sequence - len(payloads), payloads)
 
     def seek(self, sequence: int) -> int:
         """Makes `sequence` the next to be read, or the first one after it that is still there.
@@ -220,7 +216,6 @@ class LaneReader:
         """
         if sequence != self.next_sequence or self._descriptor < 0:
             self.close()
-            self._missing = 0
             self._open_at(sequence)
         return self.next_sequence
 
@@ -270,7 +265,6 @@ class LaneReader:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.close()
         self._descriptor, self._segment_first, self._offset = descriptor, first_sequence, 0
-        self._missing += max(0, first_sequence - self.next_sequence)
         self._trim_at = min(self._trim_at, first_sequence)
         self.next_sequence = first_sequence
 

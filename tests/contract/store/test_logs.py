@@ -25,8 +25,8 @@ def lines(*sequences: int) -> list[LogLine]:
 def test_lines_come_back_as_they_were(bench: Bench) -> None:
     sent = [
         LogLine(1, 5, 10, "app", "grüße ✓\n\ttab", -1, -1, 0),
-        LogLine(2, 6, 40, "lib.sub", "", 7, 12, 99),
-        LogLine(5, -1, 50, "", "x" * 30_000),
+        LogLine(2, 6, 40, "lib.sub", "", 7, 12),
+        LogLine(5, -1, 50, "", "x" * 30_000, -1, -1, 2),
     ]
     ack = bench.store.write_log_lines("run", 4, sent).result()
     assert (ack.acked_sequence, ack.refused) == (5, 0)
@@ -43,6 +43,16 @@ def test_a_line_is_stored_once_however_often_it_is_sent(bench: Bench) -> None:
     bench.reopen()
     assert bench.store.write_log_lines("run", 1, lines(3, 4)).result().acked_sequence == 4
     assert [one.sequence for one in bench.store.read_log_lines("run").result().lines] == [1, 2, 3, 4]
+
+
+def test_lines_that_never_came_are_counted_by_their_numbers(bench: Bench) -> None:
+    bench.store.write_log_lines("run", 1, lines(3, 4)).result()
+    # Sent again, because the answer was lost; meanwhile the writer had to drop 3 to 9, and says what it believes.
+    bench.store.write_log_lines("run", 1, [line(10)._replace(dropped_before=7)]).result()
+    bench.store.write_log_lines("run", 1, lines(12)).result()
+    bench.store.write_log_lines("run", 2, lines(1)).result()
+    found = bench.store.read_log_lines("run").result().lines
+    assert [(one.sequence, one.dropped_before) for one in found] == [(3, 2), (4, 0), (10, 5), (12, 1), (1, 0)]
 
 
 def test_every_epoch_counts_for_itself(bench: Bench) -> None:

@@ -62,10 +62,10 @@ def test_lines_are_stored_once_however_often_they_are_sent(scene: Scene) -> None
 def test_a_line_keeps_its_fields_and_grave_lines_can_be_asked_for(scene: Scene) -> None:
     run = scene.running()
     odd = "tab\t newline\n esc\x1b[31m <b>&amp; \u202e 漢字"
-    write(run, entry(1, odd, task=1, map_index=0, dropped_before=5), entry(2, "bad", logs_pb.LOG_LEVEL_ERROR))
+    write(run, entry(6, odd, task=1, map_index=0), entry(7, "bad", logs_pb.LOG_LEVEL_ERROR))
     (first, second) = scene.admin.logs.ListLogEntries(logs_pb.ListLogEntriesRequest(parent=run.name)).entries
     assert (first.message, first.task, first.map_index, first.dropped_before) == (odd, 1, 0, 5)
-    assert (first.epoch, first.time_unix_micros) == (run.epoch, NOW_MICROS + 1)
+    assert (first.epoch, first.time_unix_micros) == (run.epoch, NOW_MICROS + 6)
     assert not second.HasField("task")
     assert messages(scene, run, min_level=logs_pb.LOG_LEVEL_WARNING) == ["bad"]
 

@@ -9,7 +9,7 @@ from heliograph.api.v1.log_service_pb2 import LogEntry, WriteLogEntriesRequest
 from heliograph.api.v1.run_reporting_service_pb2 import RunEvent, RunEventBatch
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.sink import FailureInfo, FrameInfo
-from heliograph.reporting.batches import event_batch, log_request, varint, with_dropped_before
+from heliograph.reporting.batches import event_batch, log_request, varint
 from heliograph.reporting.events import flow_event, log_entry, task_event
 
 failures = st.builds(
@@ -51,13 +51,6 @@ def test_a_log_request_is_what_the_generated_class_makes(items: list[tuple]) -> 
     by_hand = WriteLogEntriesRequest.FromString(log_request(rest.SerializeToString(), payloads))
     rest.entries.extend(LogEntry.FromString(payload) for payload in payloads)
     assert by_hand == rest
-
-
-@given(lines, st.integers(1, 2**60))
-def test_a_count_of_dropped_lines_is_added_without_parsing(item: tuple, dropped: int) -> None:
-    expected = LogEntry.FromString(log_entry(item, 5))
-    expected.dropped_before = dropped
-    assert LogEntry.FromString(with_dropped_before(log_entry(item, 5), dropped)) == expected
 
 
 @given(st.integers(0, 2**63 - 1))

@@ -86,7 +86,7 @@ class LogEntry(_message.Message):
     map_index: _builtins.int
     """Index of the child, for a child of a mapped task."""
     dropped_before: _builtins.int
-    """Lines dropped by the writer right before this one, for lack of room."""
+    """Lines right before this one that never came: dropped by the writer for lack of room. Set by the server."""
     epoch: _builtins.int
     """Epoch of the writer. Set by the server."""
     def __init__(
