@@ -111,6 +111,8 @@ class Agent:
         self._registered = asyncio.Event()
         self._launch_failures = 0
         self._suspended_until = 0.0
+        self._spread_seconds = 0.0
+        self._return_at = 0.0
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -300,11 +302,12 @@ class Agent:
                 raise
             except HeliographError:
                 # The same request id is used again: what was leased unheard comes again.
-                await asyncio.sleep(pause.seconds())
+                await self._stay_away(pause)
                 continue
             if answer is None:
                 return
             pause.reset()
+            self._return_at = 0.0
             request_id = ""
             for lease in answer.leases:
                 self._offer(lease)
@@ -385,6 +388,7 @@ class Agent:
         await self._registered.wait()
         pause = Pause()
         while True:
+            await asyncio.sleep(self._return_at - time.monotonic())  # a poll has found that nobody is there
             request = pb.HeartbeatAgentRequest(agent=self._name, draining=self._draining.is_set())
             for tracker in self._trackers.values():
                 if tracker.held:
@@ -396,17 +400,34 @@ class Agent:
             except HeliographError as error:
                 if isinstance(error, NotFoundError):
                     await self._register()
-                await asyncio.sleep(pause.seconds())
+                await self._stay_away(pause)
                 continue
             pause.reset()
+            self._return_at = 0.0
+            self._spread_seconds = _seconds(answer.spread_return)
             for command in answer.commands:
                 if command.command in (asked.value for asked in Asked):
                     self._feed((command.flow_run, command.epoch), Asked(command.command))
             if answer.drain and not self._draining.is_set():
                 _log.info("the control plane asks this agent to drain")
                 self.drain()
-            seconds = answer.next_heartbeat.seconds + answer.next_heartbeat.nanos / 1e9
-            await asyncio.sleep(seconds or HEARTBEAT_SECONDS)
+            # Sooner by a little each time: agents that were started together do not stay together.
+            seconds = _seconds(answer.next_heartbeat) or HEARTBEAT_SECONDS
+            await asyncio.sleep(seconds * random.uniform(0.9, 1.0))  # noqa: S311 (jitter)
+
+    async def _stay_away(self, pause: Pause) -> None:
+        """Waits before the control plane is tried again.
+
+        Where it serves many agents it has said over how long they spread their return. This agent then comes back at
+        a moment of its own, with all that it has to ask, and at that same moment of each span after it.
+        """
+        seconds, now = pause.seconds(), time.monotonic()
+        if self._spread_seconds > seconds:
+            if self._return_at <= now:
+                first = not self._return_at
+                self._return_at = now + self._spread_seconds * (random.random() if first else 1.0)  # noqa: S311 (jitter)
+            seconds = self._return_at - now
+        await asyncio.sleep(seconds)
 
     async def _reconcile(self) -> None:
         while True:
@@ -427,3 +448,7 @@ class Agent:
                     self._changed.clear()
                     await self._changed.wait()
         self._leaving.set()
+
+
+def _seconds(duration: Duration) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)

@@ -190,6 +190,11 @@ class Wakeups:
         finally:
             self._waiters.remove(waiter)
 
+    @property
+    def parked_polls(self) -> int:
+        """How many polls are parked here: about as many as agents that are idle."""
+        return len(self._waiters)
+
     async def wait_for_run(self, waiter: LeaseWaiter, seconds: float) -> bool:
         """Waits until a run may be there for `waiter`; False when the time is over or the server stops."""
         if self.stopping.is_set():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.bench.calibration import calibration
+
+Say = Callable[[str], None]
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +18,14 @@ def beside(request: pytest.FixtureRequest) -> None:
         request.session.__dict__[key] = True
         with request.getfixturevalue("capsys").disabled():
             print(f"\n--- {request.module.__name__.rpartition('.')[2]}: calibration {calibration():.3f} µs")
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Prints a line past pytest's capture."""
+
+    def print_line(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n{line}", end="", flush=True)
+
+    return print_line

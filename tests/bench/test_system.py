@@ -11,13 +11,14 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.bench.calibration import slowness
+from tests.bench.conftest import Say
 from tests.support.stack import PROJECT, Stack, wait_until
 
 from heliograph.api.v1 import flow_run_service_pb2 as api
@@ -26,8 +27,6 @@ from heliograph.client.connection import Connection
 from heliograph.engine.codes import StateCode
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
-
-Say = Callable[[str], None]
 
 START = """
 import os, time
@@ -176,17 +175,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             yield made
     finally:
         stack.stop()
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Prints a line past pytest's capture."""
-
-    def print_line(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}", end="", flush=True)
-
-    return print_line
 
 
 def cpu_seconds(*processes: psutil.Process) -> float:

@@ -26,6 +26,9 @@ MAX_LEASES = 100
 MAX_HELD = 10_000
 MAX_CAPACITY = 10_000
 MAX_BACK_OFF_MICROS = 3_600 * convert.MICROS
+RETURNS_PER_SECOND = 50
+"""How many agents come back in a second after this server was away; each makes two calls at once."""
+MAX_SPREAD_SECONDS = 25.0
 NEXT_HEARTBEAT = convert.duration(15 * convert.MICROS)
 
 
@@ -144,6 +147,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             ]
             + [pb.RunCommand(flow_run=r.flow_run, epoch=r.epoch, command=pb.COMMAND_ABANDON) for r in foreign],
             next_heartbeat=NEXT_HEARTBEAT,
+            spread_return=convert.duration(int(spread_seconds(self._wakeups.parked_polls) * convert.MICROS)),
         )
 
     async def ReportFlowRunExit(self, request: pb.ReportFlowRunExitRequest, context: Any) -> runs_pb.FlowRun:
@@ -201,6 +205,11 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._backend.visible_run("flow_run", request.flow_run)
         await self._acting(name)
         return name, run.run_id
+
+
+def spread_seconds(agents: int) -> float:
+    """Returns over how long so many agents spread their return."""
+    return min(agents / RETURNS_PER_SECOND, MAX_SPREAD_SECONDS)
 
 
 def _lease_message(lease: Lease) -> pb.FlowRunLease:

@@ -479,6 +479,7 @@ class HeartbeatAgentResponse(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     NEXT_HEARTBEAT_FIELD_NUMBER: _builtins.int
+    SPREAD_RETURN_FIELD_NUMBER: _builtins.int
     drain: _builtins.bool
     """True when the control plane asks it to take no new runs."""
     @_builtins.property
@@ -489,16 +490,21 @@ class HeartbeatAgentResponse(_message.Message):
     def next_heartbeat(self) -> _duration_pb2.Duration:
         """When to call again; 15 s."""
 
+    @_builtins.property
+    def spread_return(self) -> _duration_pb2.Duration:
+        """Over how long agents spread their return, should the control plane be away: the longer, the more of them there are."""
+
     def __init__(
         self,
         *,
         commands: _abc.Iterable[Global___RunCommand] | None = ...,
         drain: _builtins.bool = ...,
         next_heartbeat: _duration_pb2.Duration | None = ...,
+        spread_return: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_heartbeat", b"next_heartbeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_heartbeat", b"next_heartbeat", "spread_return", b"spread_return"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "drain", b"drain", "next_heartbeat", b"next_heartbeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "drain", b"drain", "next_heartbeat", b"next_heartbeat", "spread_return", b"spread_return"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
