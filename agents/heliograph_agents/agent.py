@@ -27,6 +27,7 @@ from heliograph import __version__
 from heliograph.api.v1 import agent_service_pb2 as pb
 from heliograph.client.channel import new_request_id
 from heliograph.exceptions import HeliographError, NotFoundError
+from heliograph_agents.gate import Gate
 from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import Handle, InfraExit, Launcher
 from heliograph_agents.link import AgentRefusedError, Link, Pause
@@ -41,6 +42,7 @@ from heliograph_agents.tracker import (
     LaunchFailed,
     Observed,
     Offered,
+    Overdue,
     Phase,
     Tracker,
     Unlaunched,
@@ -61,6 +63,9 @@ STALE_SECONDS = 60.0
 LAUNCH_FAILURES = 3
 """Launches that fail in a row before the agent stops taking runs for a while."""
 
+START_TIMEOUT_SECONDS = 900.0
+"""How long a run's infrastructure may take until its supervisor is heard of, where nothing else is said."""
+
 FIRST_SUSPENSION_SECONDS, LONGEST_SUSPENSION_SECONDS = 30.0, 600.0
 
 
@@ -75,6 +80,7 @@ class AgentOptions:
         host: Name of the host whose disk it shares; empty when it does not.
         drain_seconds: How long it waits for its runs before it leaves.
         health_host, health_port: Where `/healthz` is served; port 0 means nowhere.
+        start_timeout_seconds: How long a run's infrastructure may take until its supervisor is heard of.
         max_polls: Polls after which it drains and leaves; 0 means none.
     """
 
@@ -85,6 +91,7 @@ class AgentOptions:
     drain_seconds: float = 60.0
     health_host: str = "127.0.0.1"
     health_port: int = 0
+    start_timeout_seconds: float = START_TIMEOUT_SECONDS
     max_polls: int = 0
 
 
@@ -96,12 +103,13 @@ class Agent:
         link: The control plane.
         launcher: Where its runs go.
         offers: What it has taken and not launched.
+        gate: What is checked before a launch.
     """
 
-    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher, offers: Offers) -> None:
+    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher, offers: Offers, gate: Gate) -> None:
         self._options, self._link, self._launcher, self._offers = options, link, launcher, offers
         self._name = f"agents/{options.name}"
-        self._performer = Performer(self._name, link, launcher)
+        self._performer = Performer(self._name, link, launcher, gate)
         self._trackers: dict[tuple[str, int], Tracker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -113,6 +121,8 @@ class Agent:
         self._suspended_until = 0.0
         self._spread_seconds = 0.0
         self._return_at = 0.0
+        self._live_since: dict[tuple[str, int], float] = {}
+        self._heard_since: float | None = None
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -202,8 +212,13 @@ class Agent:
             self._offers.strike(*key)
         if tracker.phase is Phase.GONE:
             del self._trackers[key]
+            self._live_since.pop(key, None)
         else:
             self._trackers[key] = tracker
+        if tracker.phase is Phase.LIVE and tracker.handle is not None and key not in self._live_since:
+            launched = tracker.handle.launch_micros
+            age = max(0.0, time.time() - launched / 1e6) if launched else 0.0
+            self._live_since[key] = time.monotonic() - age
         for effect in effects:
             self._start(self._perform(key, tracker, effect))
         self._changed.set()
@@ -398,6 +413,7 @@ class Agent:
             except AgentRefusedError:
                 raise
             except HeliographError as error:
+                self._heard_since = None
                 if isinstance(error, NotFoundError):
                     await self._register()
                 await self._stay_away(pause)
@@ -408,6 +424,7 @@ class Agent:
             for command in answer.commands:
                 if command.command in (asked.value for asked in Asked):
                     self._feed((command.flow_run, command.epoch), Asked(command.command))
+            self._give_up_on_late_ones()
             if answer.drain and not self._draining.is_set():
                 _log.info("the control plane asks this agent to drain")
                 self.drain()
@@ -428,6 +445,18 @@ class Agent:
                 self._return_at = now + self._spread_seconds * (random.random() if first else 1.0)  # noqa: S311 (jitter)
             seconds = self._return_at - now
         await asyncio.sleep(seconds)
+
+    def _give_up_on_late_ones(self) -> None:
+        """Ends what did not start in time. While the control plane is away nobody can be heard of: that counts not."""
+        now = time.monotonic()
+        heard_since = self._heard_since = self._heard_since or now
+        for key, tracker in list(self._trackers.items()):
+            if tracker.phase is not Phase.LIVE or tracker.connected or tracker.handle is None:
+                continue
+            limit = tracker.handle.start_timeout_seconds or self._options.start_timeout_seconds
+            if now - max(self._live_since[key], heard_since) > limit:
+                _log.error("%s did not start within %.0f s: it is removed", key[0], limit)
+                self._feed(key, Overdue())
 
     async def _reconcile(self) -> None:
         while True:

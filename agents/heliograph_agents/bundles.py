@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Storage, from_reference
+from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, from_reference
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.load import preflight
 from heliograph.utilities.files import write_atomically
+from heliograph_agents.launcher import BundleSpec
 from heliograph_agents.run_directory import LaunchRecord
 
 _STRICTNESS = ("local", "redacted", "full")
@@ -54,19 +55,9 @@ def prepare(record: LaunchRecord) -> Ready:
         StorageError: Its class says what is wrong, its message what the bundle has and what is here.
     """
     spec, agent = record.spec.bundle, record.settings
-    ref = BundleRef(
-        storage=spec.storage,
-        location=spec.location,
-        digest=spec.digest,
-        launch_digest=spec.launch_digest,
-        format=BundleFormat.PICKLE if spec.pickled else BundleFormat.SOURCE,
-        python_version=spec.python_version,
-        host=spec.host,
-    )
     cache = Path(agent.cache)
-    storage = from_reference(spec.storage, spec.location, host=spec.host)
-    settings = _launch_settings(storage, ref, cache)
-    folder = storage.fetch(ref, cache)
+    settings = settings_of(spec, cache)
+    folder = from_reference(spec.storage, spec.location, host=spec.host).fetch(_reference(spec), cache)
     preflight(manifest_of(folder))
     return Ready(
         folder,
@@ -88,15 +79,32 @@ def _launch_file(cache: Path, digest: str) -> Path:
     return cache / "launch" / f"{digest.partition(':')[2]}.json"
 
 
-def _launch_settings(storage: Storage, ref: BundleRef, cache: Path) -> LaunchSettings:
-    path = _launch_file(cache, ref.launch_digest)
+def settings_of(spec: BundleSpec, cache: Path) -> LaunchSettings:
+    """Returns the launch settings of a bundle, from the cache when it has them.
+
+    Raises:
+        StorageError: They cannot be fetched, or are not those that were registered.
+    """
+    path = _launch_file(cache, spec.launch_digest)
     with contextlib.suppress(OSError):
-        return LaunchSettings.from_json(path.read_bytes(), ref.launch_digest)
-    settings = storage.fetch_launch(ref)
+        return LaunchSettings.from_json(path.read_bytes(), spec.launch_digest)
+    settings = from_reference(spec.storage, spec.location, host=spec.host).fetch_launch(_reference(spec))
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to refuse the run
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, settings.to_json(), 0o600)
     return settings
+
+
+def _reference(spec: BundleSpec) -> BundleRef:
+    return BundleRef(
+        storage=spec.storage,
+        location=spec.location,
+        digest=spec.digest,
+        launch_digest=spec.launch_digest,
+        format=BundleFormat.PICKLE if spec.pickled else BundleFormat.SOURCE,
+        python_version=spec.python_version,
+        host=spec.host,
+    )
 
 
 def _stricter(wish: str, limit: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-TYPES = ("local",)
+from heliograph_agents.launchers.kinds import NAMES, kind
+
 MODES = ("local", "redacted", "full")
 
 
@@ -72,6 +73,13 @@ def _start_options(command: Any) -> Any:
                 show_default=True,
                 help="Seconds that a cancelled flow has before it is terminated.",
             ),
+            click.option(
+                "--start-timeout",
+                type=click.FloatRange(1),
+                default=900.0,
+                show_default=True,
+                help="Seconds that a run's infrastructure may take to start, where its run config says nothing.",
+            ),
             click.option("--max-polls", type=click.IntRange(0), default=0, help="Leave after this many polls."),
         )
     ):
@@ -79,9 +87,54 @@ def _start_options(command: Any) -> Any:
     return command
 
 
-@agent.command("start")
+class _StartCommand(click.Command):
+    """Has the options of one type of agent besides those of all: of the type that its arguments name.
+
+    Args:
+        fixed: The type, where the command itself is for one.
+    """
+
+    def __init__(self, *args: Any, fixed: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fixed = fixed
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        # Which options there are depends on an option, so it is looked for before anything is parsed.
+        chosen = self.fixed or _type_in(args)
+        shared = self.params
+        if chosen in NAMES:  # an unknown one is refused by --type itself
+            self.params = [*shared, *kind(chosen).OPTIONS]
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        finally:
+            self.params = shared
+
+
+def _type_in(args: list[str]) -> str:
+    chosen = "local"
+    for at, word in enumerate(args):
+        if word == "--":
+            break
+        if word in ("-t", "--type"):
+            chosen = args[at + 1] if at + 1 < len(args) else chosen
+        elif word.startswith("--type="):
+            chosen = word.partition("=")[2]
+        elif word.startswith("-t") and not word.startswith("--"):
+            chosen = word[2:]
+    return chosen
+
+
+@agent.command("start", cls=_StartCommand)
 @click.option(
-    "-t", "--type", "launcher", type=click.Choice(TYPES), default="local", show_default=True, help="Where runs go."
+    "-t",
+    "--type",
+    "launcher",
+    type=click.Choice(NAMES),
+    default="local",
+    show_default=True,
+    help="Where runs go. Name it beside --help to see its own options.",
 )
 @_start_options
 def start(launcher: str, **options: Any) -> None:
@@ -92,16 +145,21 @@ def start(launcher: str, **options: Any) -> None:
     _start(launcher, **options)
 
 
-@agent.group("local")
-def local() -> None:
-    """Agents that run flows as processes of this host."""
+def _add_group(name: str) -> None:
+    """Adds `agent NAME start`, as Prefect 1 spelled it."""
+
+    @agent.group(name, help=f"`start` is the same as `heliograph agent start --type {name}`.")
+    def group() -> None:
+        """Has one command."""
+
+    @group.command("start", cls=_StartCommand, fixed=name, help=f"The same as `heliograph agent start --type {name}`.")
+    @_start_options
+    def start_kind(**options: Any) -> None:
+        _start(name, **options)
 
 
-@local.command("start")
-@_start_options
-def start_local(**options: Any) -> None:
-    """The same as `heliograph agent start --type local`."""
-    _start("local", **options)
+for _name in NAMES:
+    _add_group(_name)
 
 
 def _start(
@@ -111,6 +169,7 @@ def _start(
     agent_address: str,
     drain_timeout: float,
     grace: float,
+    start_timeout: float,
     **options: Any,
 ) -> None:
     from heliograph_agents.agent import Agent
@@ -119,6 +178,7 @@ def _start(
     host, port = _health_address(health_port, agent_address)
     log_to_terminal()
     options["capacity"] = options["capacity"] or 0
+    own = {str(option.name): options.pop(str(option.name)) for option in kind(launcher).OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     run_agent(
         StartOptions(
@@ -128,6 +188,8 @@ def _start(
             health_port=port,
             drain_seconds=drain_timeout,
             grace_seconds=grace,
+            start_timeout_seconds=start_timeout,
+            options=own,
             **given,
         ),
         on_ready=Agent.handle_signals,

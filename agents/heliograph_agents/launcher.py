@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from heliograph.engine.codes import FailureCode
+from heliograph.storage import LaunchSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,15 @@ class Handle:
         flow_run: `projects/{project}/flowRuns/{id}`.
         epoch: Fencing number of the attempt.
         infrastructure: The launcher's own name for it: a folder, a container id, an ARN.
+        start_timeout_seconds: How long it may take until its supervisor is heard of; 0 means the agent's default.
+        launch_micros: When it was launched, µs since the epoch, as far as the infrastructure tells; 0 when it does not.
     """
 
     flow_run: str
     epoch: int
     infrastructure: str
+    start_timeout_seconds: float = field(default=0.0, compare=False)
+    launch_micros: int = field(default=0, compare=False)
 
     @property
     def run_id(self) -> str:
@@ -148,11 +153,13 @@ class LaunchError(Exception):
     Args:
         message: What happened, for the agent's log.
         failure: Set when trying again is of no use: the run crashes with it.
+        retry_seconds: Without `failure`: how long the run waits in the queue; 0 means the usual pause.
     """
 
-    def __init__(self, message: str, failure: FailureCode | None = None) -> None:
+    def __init__(self, message: str, failure: FailureCode | None = None, *, retry_seconds: float = 0.0) -> None:
         super().__init__(message)
         self.failure = failure
+        self.retry_seconds = retry_seconds
 
 
 class Plan(Protocol):
@@ -170,8 +177,16 @@ class Launcher(Protocol):
     def kind(self) -> str:
         """`local`, `docker`, `ecs` or `kubernetes`."""
 
-    def plan(self, spec: RunSpec) -> Plan:
+    @property
+    def needs_settings(self) -> bool:
+        """True when `plan` wants the launch settings, which the agent then fetches and checks before."""
+
+    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> Plan:
         """Decides what would be started. Pure.
+
+        Args:
+            spec: The attempt.
+            settings: What its author asks of the infrastructure; None when `needs_settings` is false.
 
         Raises:
             LaunchError: The run cannot be launched here.
@@ -190,12 +205,14 @@ class Launcher(Protocol):
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Says what is there. An `InfraExit` is proof: nothing of the attempt lives."""
 
-    async def stop(self, handle: Handle, *, abandon: bool) -> None:
+    async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:
         """Asks the attempt to stop, with its grace period. Returns at once; may be called again.
 
         Args:
             handle: The attempt.
-            abandon: True when its lease is lost: kill, and report nothing.
+            abandon: True to kill it, and have it report nothing: its lease is lost, or it did not start in time.
+            told: True when its supervisor hears of it from the control plane too: then only what does not end by
+                itself within the grace period needs to be ended from outside.
         """
 
     async def list(self) -> list[Handle]:

@@ -35,6 +35,7 @@ from heliograph.exceptions import (
 )
 from heliograph.reporting.batches import MAX_ENTRY_BYTES, MAX_EVENT_BYTES, MAX_RECORDS, event_batch, log_request
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
+from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
 from heliograph_agents.link import AgentRefusedError, Link, Pause
 from heliograph_agents.shipping import LOG_METHOD, UNARY_METHOD
@@ -66,6 +67,9 @@ ACCEPT_SECONDS = 25.0
 
 RELEASE_BACK_OFF_SECONDS = 15.0
 
+LONGEST_BACK_OFF_SECONDS = 3600.0
+"""As the control plane has it."""
+
 Stub = agent_service_pb2_grpc.AgentServiceStub
 
 
@@ -76,10 +80,11 @@ class Performer:
         agent: `agents/{agent}`.
         link: The control plane.
         launcher: The infrastructure.
+        gate: What is checked before anything is launched.
     """
 
-    def __init__(self, agent: str, link: Link, launcher: Launcher) -> None:
-        self._agent, self._link, self._launcher = agent, link, launcher
+    def __init__(self, agent: str, link: Link, launcher: Launcher, gate: Gate) -> None:
+        self._agent, self._link, self._launcher, self._gate = agent, link, launcher, gate
 
     async def perform(self, tracker: Tracker, effect: Effect) -> Event | None:
         """Carries out one effect. Returns the event that it ends in, if it ends in one."""
@@ -88,16 +93,16 @@ class Performer:
                 return await self._accept(spec)
             case Launch(spec, credentials):
                 return await self._launch(spec, credentials)
-            case Stop(handle, abandon):
-                await self._launcher.stop(handle, abandon=abandon)
+            case Stop(handle, abandon, told):
+                await self._stop(handle, abandon=abandon, told=told)
             case Ship(handle):
                 await self._ship(handle)
                 return Shipped()
             case Report(found):
                 await self._report(tracker, found)
                 return Reported()
-            case Release(failure, back_off):
-                await self._release(tracker, failure, back_off)
+            case Release(failure, back_off, seconds):
+                await self._release(tracker, failure, back_off, seconds)
                 return Released()
             case Forget(handle):
                 try:
@@ -129,11 +134,24 @@ class Performer:
 
     async def _launch(self, spec: RunSpec, credentials: Credentials) -> Event:
         try:
-            handle = await self._launcher.launch(self._launcher.plan(spec), credentials)
+            settings = await self._gate.admit(spec)
+            handle = await self._launcher.launch(self._launcher.plan(spec, settings), credentials)
         except LaunchError as error:
             _log.error("%s was not launched: %s", spec.flow_run, error)
-            return LaunchFailed(error.failure)
+            return LaunchFailed(error.failure, error.retry_seconds)
         return Launched(handle)
+
+    async def _stop(self, handle: Handle, *, abandon: bool, told: bool) -> None:
+        """Asks until the infrastructure takes it: nothing else would end a run whose host does not answer now."""
+        pause = Pause()
+        while True:
+            try:
+                await self._launcher.stop(handle, abandon=abandon, told=told)
+            except (OSError, LaunchError) as error:
+                _log.warning("%s cannot be stopped, trying again: %s", handle.flow_run, error)
+                await asyncio.sleep(pause.seconds())
+            else:
+                return
 
     async def _report(self, tracker: Tracker, found: InfraExit) -> None:
         request = pb.ReportFlowRunExitRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
@@ -143,12 +161,15 @@ class Performer:
             request.time.CopyFrom(_timestamp(found.time_micros))
         await self._insist("ReportFlowRunExit", request)
 
-    async def _release(self, tracker: Tracker, failure: FailureCode | None, back_off: bool) -> None:
+    async def _release(
+        self, tracker: Tracker, failure: FailureCode | None, back_off: bool, least_seconds: float
+    ) -> None:
         request = pb.ReleaseFlowRunRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
         if failure is not None:
             request.failure.CopyFrom(_failure(failure, None, None))
         elif back_off:
-            seconds = RELEASE_BACK_OFF_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
+            seconds = (least_seconds or RELEASE_BACK_OFF_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
+            seconds = min(seconds, LONGEST_BACK_OFF_SECONDS)
             request.back_off.CopyFrom(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))
         await self._insist("ReleaseFlowRun", request)
 

@@ -50,6 +50,8 @@ class RunSettings:
         failure_text: `local`, `redacted` or `full`: what of a failure's text may cross.
         log_mode: `redacted`, `local` or `full`: what of a log line may cross.
         grace_seconds: How long a cancelled flow has to end, before SIGTERM; after as long again, SIGKILL.
+        container: True where the supervisor is the first process of a container: SIGTERM then means that the
+            infrastructure takes the run's place away, not that somebody cancelled it.
     """
 
     address: str
@@ -64,6 +66,7 @@ class RunSettings:
     failure_text: str = "local"
     log_mode: str = "redacted"
     grace_seconds: float = 10.0
+    container: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ class RunDirectory:
         try:
             (making / "outbox").mkdir(mode=_DIRECTORY_MODE)
             _write(making / "token", run_token)
-            _write(making / "launch.json", json.dumps(asdict(record)))
+            _write(making / "launch.json", launch_record_text(record))
             making.rename(path)
         except OSError:
             shutil.rmtree(making, ignore_errors=True)
@@ -159,12 +162,7 @@ class RunDirectory:
         Raises:
             OSError, ValueError: It is not there, or not one.
         """
-        data = json.loads((self.path / "launch.json").read_text())
-        spec, settings = data.pop("spec"), data.pop("settings")
-        spec["bundle"] = BundleSpec(**spec["bundle"])
-        spec["labels"] = tuple(spec["labels"])
-        settings["import_paths"] = tuple(settings["import_paths"])
-        return LaunchRecord(spec=RunSpec(**spec), settings=RunSettings(**settings), **data)
+        return parse_launch_record((self.path / "launch.json").read_text())
 
     def run_token(self) -> str:
         """Reads the run token."""
@@ -181,7 +179,7 @@ class RunDirectory:
 
     def write_exit(self, record: ExitRecord) -> None:
         """Writes `exit.json`."""
-        _replace(self.path / "exit.json", json.dumps(asdict(record)))
+        _replace(self.path / "exit.json", exit_record_text(record))
 
     def exit(self) -> ExitRecord | None:
         """Reads `exit.json`; None while there is none."""
@@ -230,6 +228,39 @@ class RunDirectory:
         except FileNotFoundError:
             return
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def launch_record_text(record: LaunchRecord) -> str:
+    """Returns the text of `launch.json`."""
+    return json.dumps(asdict(record))
+
+
+def parse_launch_record(text: str) -> LaunchRecord:
+    """Reads `launch.json`.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is not one.
+    """
+    data = json.loads(text)
+    spec, settings = data.pop("spec"), data.pop("settings")
+    spec["bundle"] = BundleSpec(**spec["bundle"])
+    spec["labels"] = tuple(spec["labels"])
+    settings["import_paths"] = tuple(settings["import_paths"])
+    return LaunchRecord(spec=RunSpec(**spec), settings=RunSettings(**settings), **data)
+
+
+def exit_record_text(record: ExitRecord) -> str:
+    """Returns the text of `exit.json`."""
+    return json.dumps(asdict(record))
+
+
+def parse_exit_record(text: str) -> ExitRecord:
+    """Reads `exit.json`, wherever it comes from.
+
+    Raises:
+        ValueError, TypeError: It is not one.
+    """
+    return ExitRecord(**json.loads(text))
 
 
 def name_of(run_id: str, epoch: int) -> str:

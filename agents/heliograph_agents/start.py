@@ -6,14 +6,15 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from heliograph.exceptions import InvalidArgumentError
-from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.agent import START_TIMEOUT_SECONDS, Agent, AgentOptions
+from heliograph_agents.gate import Gate
 from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
-from heliograph_agents.launchers.local.launcher import LocalLauncher
+from heliograph_agents.launchers.kinds import Ground, Kind, kind
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 from heliograph_agents.run_directory import RunSettings
@@ -40,7 +41,9 @@ class StartOptions:
         work_dir: Working folder of flows that name none.
         drain_seconds: How long to wait for runs when told to stop.
         grace_seconds: How long a cancelled flow has to end by itself.
+        start_timeout_seconds: How long a run's infrastructure may take until its supervisor is heard of.
         max_polls: Polls after which it leaves; 0 means none.
+        options: Options of the launcher's own, by parameter name.
     """
 
     launcher: str = "local"
@@ -57,7 +60,9 @@ class StartOptions:
     work_dir: str = ""
     drain_seconds: float = 60.0
     grace_seconds: float = 10.0
+    start_timeout_seconds: float = START_TIMEOUT_SECONDS
     max_polls: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None = None) -> None:
@@ -70,17 +75,17 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
     Raises:
         AgentRunningError: An agent of this name runs here already.
         AgentRefusedError: The control plane refuses its token.
-        InvalidArgumentError: An option is not possible.
+        InvalidArgumentError: There is no such type, or an option is not possible.
     """
-    if options.launcher != "local":
-        raise InvalidArgumentError(f"agents of type {options.launcher!r} are not known; known: local")
     from heliograph.config import config
+
+    chosen = kind(options.launcher)
 
     name = options.name or config().agent.name or f"{options.launcher}-{host_name()}"
     places = folders(name)
     lock = lock_name(places.agent, name)
     try:
-        agent = _put_together(options, name, places)
+        agent = _put_together(chosen, options, name, places)
 
         async def run() -> None:
             if on_ready is not None:
@@ -92,7 +97,7 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
         os.close(lock)
 
 
-def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
+def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folders) -> Agent:
     from heliograph.client.channel import TlsFiles, normalize_address
     from heliograph.client.credentials import find_token
     from heliograph.config import config
@@ -120,13 +125,16 @@ def _put_together(options: StartOptions, name: str, places: Folders) -> Agent:
         name=name,
         labels=tuple(dict.fromkeys((*settings.agent.labels, *options.labels))),
         capacity=options.capacity or settings.agent.max_runs or max(LEAST_CAPACITY, os.cpu_count() or 1),
-        host=host_name(),
+        host=host_name() if chosen.SHARES_HOST else "",
         drain_seconds=options.drain_seconds,
         health_host=options.health_host,
         health_port=options.health_port,
+        start_timeout_seconds=options.start_timeout_seconds,
         max_polls=options.max_polls,
     )
-    return Agent(what, link, LocalLauncher(how, places.runs), Offers(places.agent / "offers"))
+    launcher = chosen.make(Ground(how, places, options.options))
+    gate = Gate(places.cache, needs_settings=launcher.needs_settings)
+    return Agent(what, link, launcher, Offers(places.agent / "offers"), gate)
 
 
 def log_to_terminal(level: str = "INFO") -> None:

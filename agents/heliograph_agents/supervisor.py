@@ -106,10 +106,15 @@ def rehearse(directory: RunDirectory) -> None:
     config.reload()  # files of settings are read when the attempt comes
 
 
-def start(directory: RunDirectory) -> int:
-    """Supervises one attempt to its end, its flow process started and not forked. Returns the exit code."""
+def start(directory: RunDirectory, *, fork: bool = False) -> int:
+    """Supervises one attempt to its end. Returns the exit code.
+
+    Args:
+        directory: The attempt.
+        fork: True to fork the flow process, which spares it the imports; else it is started anew.
+    """
     processes.set_child_subreaper()
-    return _supervise(directory, None)
+    return _supervise(directory, _fork_flow_process() if fork else None)
 
 
 def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
@@ -156,6 +161,7 @@ class _Supervisor:
         self._flow_status: int | None = None
         self._done: StateCode | None = None
         self._cancelled = False
+        self._evicted = False
         self._abandoned = False
         self._refusal: StorageError | None = None
         self._failure: FailureInfo | None = None
@@ -169,7 +175,7 @@ class _Supervisor:
         """Runs to the end of the attempt, `exit.json` written."""
         record, directory = self._record, self._directory
         # Before anybody knows where to send them: a signal that comes early is an event as any other.
-        signal.signal(signal.SIGTERM, lambda *_: self._post(self._cancel))
+        signal.signal(signal.SIGTERM, lambda *_: self._post(self._asked_to_end))
         signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -302,6 +308,15 @@ class _Supervisor:
         elif command in (Command.COMMAND_ABANDON, Command.COMMAND_FORGET):
             self._post(self._abandon)
 
+    def _asked_to_end(self) -> None:
+        """SIGTERM: from the agent it means cancel; to a container, that its place is taken away."""
+        if not self._record.settings.container:
+            self._cancel()
+        elif not (self._evicted or self._cancelled or self._flow_status is not None):
+            _log.warning("the infrastructure ends this run")
+            self._evicted = True
+            self._terminate()
+
     def _cancel(self) -> None:
         """Asks; after the grace period SIGTERM; after half of it again, SIGKILL to the whole tree."""
         if self._cancelled or self._flow_status is not None:
@@ -374,6 +389,8 @@ class _Supervisor:
             return StateCode.CRASHED, failure
         if self._cancelled:
             return StateCode.CANCELLED, None
+        if self._evicted:
+            return StateCode.CRASHED, FailureInfo(FailureCode.EVICTED)
         exit_code, number = self._ending()
         if number is None:
             return StateCode.CRASHED, FailureInfo(FailureCode.EXIT_CODE, exit_code=exit_code)

@@ -43,6 +43,7 @@ class Tracker:
         abandon: True when its lease is lost.
         exit: How its infrastructure ended.
         adopted: True when an agent before this one launched it.
+        overdue: True when it did not start in time, and is being removed.
     """
 
     flow_run: str
@@ -54,6 +55,7 @@ class Tracker:
     abandon: bool = False
     exit: InfraExit | None = None
     adopted: bool = False
+    overdue: bool = False
 
     @property
     def held(self) -> bool:
@@ -115,9 +117,13 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class LaunchFailed:
-    """Its infrastructure was not started; with `failure`, another try is of no use."""
+    """Its infrastructure was not started; with `failure`, another try is of no use.
+
+    Without, it waits in the queue for `retry_seconds`; 0 means the usual pause.
+    """
 
     failure: FailureCode | None
+    retry_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +133,18 @@ class Observed:
     found: Liveness | InfraExit
 
 
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Its supervisor was not heard of within its start timeout, while the control plane could be reached."""
+
+
 class Asked(Enum):
     """What the control plane asks for: a command of its heartbeat answer."""
 
     CANCEL = 1
     ABANDON = 2
     FORGET = 3
+    CONNECTED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ Event: TypeAlias = (
     | Launched
     | LaunchFailed
     | Observed
+    | Overdue
     | Asked
     | Shipped
     | Reported
@@ -186,10 +199,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop the infrastructure. Ends by itself."""
+    """Stop the infrastructure. Ends by itself. With `told`, its supervisor hears of it from the control plane too."""
 
     handle: Handle
     abandon: bool
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +222,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the lease back. Ends in `Released`."""
+    """Give the lease back, for a pause of `seconds` with `back_off` (0: the usual one). Ends in `Released`."""
 
     failure: FailureCode | None
     back_off: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +281,8 @@ def _launching(tracker: Tracker, event: Event) -> Step:
         case Launched(handle):
             live = replace(tracker, phase=Phase.LIVE, handle=handle)
             return live, _stop(live)
-        case LaunchFailed(failure):
-            return replace(tracker, phase=Phase.RELEASING), (Release(failure, back_off=failure is None),)
+        case LaunchFailed(failure, seconds):
+            return replace(tracker, phase=Phase.RELEASING), (Release(failure, failure is None, seconds),)
     return tracker, ()
 
 
@@ -276,8 +291,19 @@ def _live(tracker: Tracker, event: Event) -> Step:
         case Observed(Liveness() as found):
             return replace(tracker, connected=tracker.connected or found is Liveness.CONNECTED), ()
         case Observed(InfraExit() as found):
+            if tracker.overdue and found.kind is not ExitKind.FINISHED:
+                # Removed by us: what it says of its end is our doing, what it lacked is worth more.
+                found = replace(found, kind=ExitKind.DIED, reason=_why_overdue(found))
             return _ended(replace(tracker, exit=found), found)
+        case Overdue() if not (tracker.connected or tracker.overdue):
+            assert tracker.handle is not None
+            return replace(tracker, overdue=True), (Stop(tracker.handle, abandon=True),)
     return tracker, ()
+
+
+def _why_overdue(found: InfraExit) -> FailureCode:
+    known = (FailureCode.NO_CAPACITY, FailureCode.IMAGE_UNAVAILABLE, FailureCode.LAUNCH_SETTINGS)
+    return found.reason if found.reason in known else FailureCode.START_TIMEOUT
 
 
 def _ended(tracker: Tracker, found: InfraExit) -> Step:
@@ -311,6 +337,8 @@ def _forgotten(tracker: Tracker) -> Step:
 
 
 def _asked(tracker: Tracker, asked: Asked) -> Step:
+    if asked is Asked.CONNECTED:
+        return replace(tracker, connected=True), ()
     if asked is Asked.FORGET:
         return tracker, ()  # its supervisor is told as well, and its end is seen by itself
     if asked is Asked.ABANDON:
@@ -325,4 +353,4 @@ def _asked(tracker: Tracker, asked: Asked) -> Step:
 def _stop(tracker: Tracker) -> tuple[Effect, ...]:
     if tracker.handle is None or not (tracker.cancel or tracker.abandon):
         return ()
-    return (Stop(tracker.handle, abandon=tracker.abandon),)
+    return (Stop(tracker.handle, tracker.abandon, tracker.connected),)

@@ -149,6 +149,7 @@ class LeaseStore:
         needed = remembered_requirements(tx)
         commands: list[RunCommand] = []
         changed: dict[str, Head] = {}
+        connected = _connected(tx, [head for one in held if one.renew and (head := heads.get(one.run_id))])
         for one in held:
             head = heads.get(one.run_id)
             # A run of another project than the one named is as unknown as one that never was.
@@ -163,6 +164,8 @@ class LeaseStore:
                 changed[head.uuid] = head
             mine = one.epoch < head.epoch or head.agent == agent
             command = command_for(head, one.epoch) if mine else RunCommandKind.ABANDON
+            if command is RunCommandKind.NONE and one.renew and (head.id, one.epoch) in connected:
+                command = RunCommandKind.CONNECTED
             if command is not RunCommandKind.NONE:
                 commands.append(RunCommand(one.run_id, one.epoch, command))
         save_heads(tx, changed.values())
@@ -172,6 +175,17 @@ class LeaseStore:
         """True for a lease that was given out before the store was restored, and that the store does not know."""
         known = batches.Writer(head.epoch, head.last_sequence, head.phase, head.is_final)
         return batches.may_adopt(known, self.incarnation, epoch, "restored", self.epoch_base)
+
+
+def _connected(tx: Transaction, heads: Sequence[Head]) -> set[tuple[int, int]]:
+    """Returns key and epoch of the runs whose token was used: their supervisors have been heard of."""
+    if not heads:
+        return set()
+    token = schema.run_tokens.c
+    rows = tx.connection.execute(
+        select(token.run_id, token.epoch).where(token.run_id.in_([head.id for head in heads]), token.used == 1)
+    )
+    return {(row.run_id, row.epoch) for row in rows}
 
 
 def _set_aside(tx: Transaction, row: Any, reason: str) -> None:

@@ -367,6 +367,7 @@ class RunCommandKind(IntEnum):
     CANCEL = 1
     ABANDON = 2
     FORGET = 3
+    CONNECTED = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ class LaunchSettings:
             machine it runs on) or `{"kind": "s3", "bucket": …, "prefix": …}` with endpoint and region.
         failure_text: How much of a failure's text may be told, `local`, `redacted` or `full`; empty means the agent's.
         log_mode: How much of log lines may be told; empty means the agent's.
+        start_timeout_seconds: How long its infrastructure may take to start; 0 means the agent's.
+        options: What else its kind of launcher is asked for, as JSON: networks, a job template, a role. Each launcher
+            documents and checks its own.
         salt: Random text kept in the storage. It makes the digest, which is told, useless for guessing values.
     """
 
@@ -48,6 +51,8 @@ class LaunchSettings:
     ledger: Mapping[str, str] = field(default_factory=dict)
     failure_text: str = ""
     log_mode: str = ""
+    start_timeout_seconds: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     salt: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:

@@ -63,6 +63,31 @@ _WORDS: dict[FailureCode, tuple[str, str]] = {
     _F.HOST_RESTARTED: ("the host restarted during the run", "run it again"),
     _F.DISK: ("the disk is full or cannot be written", "make room on the agent's host"),
     _F.OPERATOR: ("an operator confirmed that the run is dead", "run it again"),
+    _F.IMAGE_UNAVAILABLE: (
+        "the container image could not be pulled",
+        "check its name, the registry, and the credentials that the agent has for it",
+    ),
+    _F.EVICTED: (
+        "the infrastructure took the run's place away: eviction, preemption or a spot interruption",
+        "run it again, or ask for a place that is not taken away",
+    ),
+    _F.NODE_LOST: ("the machine that the run was on is gone", "run it again"),
+    _F.INFRASTRUCTURE_DELETED: (
+        "somebody removed the run's container, pod or task",
+        "find out who cleans up there, then run it again",
+    ),
+    _F.NO_CAPACITY: (
+        "the infrastructure had no room for the run in time",
+        "ask for less, or give the cluster more",
+    ),
+    _F.LAUNCH_SETTINGS: (
+        "the infrastructure refuses what the run config asks for",
+        "read the agent's log, correct the run config, and register the flow again",
+    ),
+    _F.SIGNATURE: (
+        "the bundle's signature is missing, wrong, or of a key that the agent does not trust",
+        "register the flow with a trusted key, or have its key trusted with `heliograph keys trust`",
+    ),
 }
 
 _SIGNALS: dict[int, tuple[str, str]] = {

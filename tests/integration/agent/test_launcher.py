@@ -92,7 +92,7 @@ class Ground:
 
     async def launch(self, **changes: object) -> Handle:
         return await self.launcher.launch(
-            self.launcher.plan(replace(self.spec, **changes)),
+            self.launcher.plan(replace(self.spec, **changes), None),
             CREDENTIALS,  # type: ignore[arg-type]
         )
 

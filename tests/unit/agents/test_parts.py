@@ -60,13 +60,10 @@ def test_a_name_is_no_path(name: str) -> None:
 
 
 def test_agents_that_fail_to_launch_stop_claiming_for_a_while(tmp_path: Path) -> None:
-    class Nothing:
-        kind = "local"
-
     async def play() -> tuple[tuple[bool, str], tuple[bool, str]]:
-        launcher: Any = Nothing()
+        nothing: Any = None
         link = Link("127.0.0.1:1", None, None, insecure=False)
-        agent = Agent(AgentOptions("a", (), 2, ""), link, launcher, Offers(tmp_path))
+        agent = Agent(AgentOptions("a", (), 2, ""), link, nothing, Offers(tmp_path), nothing)
         agent._registered.set()
         agent._note_launch(False)
         agent._note_launch(False)

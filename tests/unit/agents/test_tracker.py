@@ -21,6 +21,7 @@ from heliograph_agents.tracker import (
     LaunchFailed,
     Observed,
     Offered,
+    Overdue,
     Phase,
     Refused,
     Release,
@@ -44,6 +45,7 @@ GOOD = InfraExit(ExitKind.FINISHED, exit_code=0)
 DIED = InfraExit(ExitKind.DIED, FailureCode.SUPERVISOR_DIED)
 NEVER = InfraExit(ExitKind.NEVER_STARTED, FailureCode.LAUNCH_FAILED)
 LOST = InfraExit(ExitKind.LEASE_LOST)
+LATE = InfraExit(ExitKind.DIED, FailureCode.START_TIMEOUT)
 
 
 def play(*events: Event) -> tuple[Tracker, list[Effect]]:
@@ -68,6 +70,15 @@ LIVE = (Offered(SPEC), Accepted(SPEC, CREDENTIALS), Launched(HANDLE))
         ((*LIVE, Asked.ABANDON, Observed(DIED)), [Stop(HANDLE, True), Report(DIED)], Phase.REPORTING),
         ((*LIVE, Observed(DIED), Asked.ABANDON), [Ship(HANDLE), Forget(HANDLE)], Phase.GONE),
         ((*LIVE, Asked.FORGET), [], Phase.LIVE),
+        ((*LIVE, Asked.CONNECTED, Asked.CANCEL), [Stop(HANDLE, False, told=True)], Phase.LIVE),
+        ((*LIVE, Asked.CONNECTED, Overdue()), [], Phase.LIVE),
+        ((*LIVE, Overdue(), Overdue(), Observed(LOST)), [Stop(HANDLE, True), Ship(HANDLE)], Phase.SHIPPING),
+        (
+            (*LIVE, Overdue(), Observed(NEVER), Shipped()),
+            [Stop(HANDLE, True), Ship(HANDLE), Report(LATE)],
+            Phase.REPORTING,
+        ),
+        ((*LIVE, Overdue(), Observed(GOOD)), [Stop(HANDLE, True), Report(GOOD)], Phase.REPORTING),
     ],
 )
 def test_paths_of_a_launched_run(events: tuple[Event, ...], effects: list[Effect], phase: Phase) -> None:
@@ -99,6 +110,17 @@ def test_a_failed_launch_gives_the_run_back_or_crashes_it(failure: FailureCode |
     assert tracker.phase is Phase.GONE
 
 
+def test_a_launch_for_which_there_was_no_room_waits_as_long_as_it_says() -> None:
+    _, done = play(*LIVE[:2], LaunchFailed(None, 120.0))
+    assert done[2:] == [Release(None, back_off=True, seconds=120.0)]
+
+
+def test_what_had_no_image_is_reported_with_that_and_not_as_late() -> None:
+    no_image = InfraExit(ExitKind.NEVER_STARTED, FailureCode.IMAGE_UNAVAILABLE)
+    tracker, _ = play(*LIVE, Overdue(), Observed(no_image))
+    assert tracker.exit == InfraExit(ExitKind.DIED, FailureCode.IMAGE_UNAVAILABLE)
+
+
 def test_a_cancel_that_comes_during_the_launch_is_not_forgotten() -> None:
     _, done = play(*LIVE[:2], Asked.CANCEL, Launched(HANDLE))
     assert done[-1] == Stop(HANDLE, abandon=False)
@@ -121,6 +143,7 @@ events = st.sampled_from(
     [
         Offered(SPEC), Accepted(SPEC, CREDENTIALS), Refused(), Unlaunched(True), Launched(HANDLE), LaunchFailed(None),
         LaunchFailed(FailureCode.DISK), Observed(Liveness.STARTING), Observed(Liveness.CONNECTED), Observed(GOOD),
+        Overdue(),
         Observed(DIED), Observed(NEVER), Observed(LOST), *Asked, Shipped(), Reported(), Released(), Adopted(HANDLE),
     ]
 )  # fmt: skip

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliograph.engine.codes import FailureCode
+from heliograph.storage import LaunchSettings
 from heliograph_agents import processes
+from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import (
     Credentials,
     ExitKind,
@@ -67,6 +69,7 @@ class LocalLauncher:
     """
 
     kind = "local"
+    needs_settings = False  # the supervisor fetches them: it is on the same host, and the launch waits for nothing
 
     def __init__(self, settings: RunSettings, runs: Path, *, warm: bool | None = None) -> None:
         self._settings, self._runs = settings, runs
@@ -75,8 +78,8 @@ class LocalLauncher:
         self._watched: dict[str, int] = {}
         self._ended: Callable[[Handle], None] = _ignore
 
-    def plan(self, spec: RunSpec) -> LocalPlan:
-        """Names the folder. Refuses a run of another kind of launcher by its bundle's storage."""
+    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> LocalPlan:  # noqa: ARG002 (of the interface)
+        """Names the folder."""
         return LocalPlan(spec, name_of(spec.run_id, spec.epoch))
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
@@ -115,7 +118,7 @@ class LocalLauncher:
         """Looks at `exit.json`, then at the processes."""
         directory = RunDirectory(self._runs / handle.infrastructure)
         if (known := directory.exit()) is not None:
-            return _exit_of(known)
+            return exit_of(known)
         record = directory.processes()
         if record is None:
             started = self._started.get(handle.infrastructure)
@@ -171,7 +174,7 @@ class LocalLauncher:
                 return Liveness.STARTING  # not dead yet: looked at again at the next reconcile
             await asyncio.sleep(0.02)
         if (known := directory.exit()) is not None:  # it was just about to write it
-            return _exit_of(known)
+            return exit_of(known)
         descriptor = directory.lock()
         if descriptor is None:
             return Liveness.STARTING
@@ -180,7 +183,7 @@ class LocalLauncher:
         finally:
             os.close(descriptor)
 
-    async def stop(self, handle: Handle, *, abandon: bool) -> None:
+    async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:  # noqa: ARG002 (a signal costs nothing)
         """Signals the supervisor, which stops the flow with its grace period."""
         directory = RunDirectory(self._runs / handle.infrastructure)
         record = directory.processes()
@@ -261,17 +264,4 @@ def _ignore(_: Handle) -> None:
 def _settled(directory: RunDirectory, reason: FailureCode, hint: str) -> InfraExit:
     record = ExitRecord(reason=int(reason), hint=hint, unshipped=True, time_micros=time.time_ns() // 1000)
     directory.write_exit(record)
-    return _exit_of(record)
-
-
-def _exit_of(record: ExitRecord) -> InfraExit:
-    reason = FailureCode(record.reason) if record.reason else None
-    if record.lease_lost:
-        kind = ExitKind.LEASE_LOST
-    elif reason is FailureCode.LAUNCH_FAILED:
-        kind = ExitKind.NEVER_STARTED
-    elif reason in (FailureCode.SUPERVISOR_DIED, FailureCode.HOST_RESTARTED):
-        kind = ExitKind.DIED
-    else:
-        kind = ExitKind.UNSHIPPED if record.unshipped else ExitKind.FINISHED
-    return InfraExit(kind, reason, record.exit_code, record.signal, record.hint, record.time_micros)
+    return exit_of(record)

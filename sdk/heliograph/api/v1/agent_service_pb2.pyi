@@ -38,6 +38,8 @@ class _CommandEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command.Value
     """Its lease is lost: stop it and report nothing."""
     COMMAND_FORGET: _Command.ValueType  # 3
     """It is finished in the store: nothing more is expected."""
+    COMMAND_CONNECTED: _Command.ValueType  # 4
+    """Its supervisor has been heard of: the agent need not renew its lease any more."""
 
 class Command(_Command, metaclass=_CommandEnumTypeWrapper):
     """What to do with one run."""
@@ -50,6 +52,8 @@ COMMAND_ABANDON: Command.ValueType  # 2
 """Its lease is lost: stop it and report nothing."""
 COMMAND_FORGET: Command.ValueType  # 3
 """It is finished in the store: nothing more is expected."""
+COMMAND_CONNECTED: Command.ValueType  # 4
+"""Its supervisor has been heard of: the agent need not renew its lease any more."""
 Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final

@@ -171,6 +171,20 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The disk is full or unwritable."""
     FAILURE_REASON_OPERATOR: _FailureReason.ValueType  # 24
     """An operator confirmed that the run is dead."""
+    FAILURE_REASON_IMAGE_UNAVAILABLE: _FailureReason.ValueType  # 25
+    """The container image cannot be pulled, or is not there."""
+    FAILURE_REASON_EVICTED: _FailureReason.ValueType  # 26
+    """The infrastructure took the run's place away: eviction, preemption, a spot interruption."""
+    FAILURE_REASON_NODE_LOST: _FailureReason.ValueType  # 27
+    """The machine that the run was on is gone."""
+    FAILURE_REASON_INFRASTRUCTURE_DELETED: _FailureReason.ValueType  # 28
+    """Somebody removed the run's container, pod or task."""
+    FAILURE_REASON_NO_CAPACITY: _FailureReason.ValueType  # 29
+    """The infrastructure had no room for the run in time."""
+    FAILURE_REASON_LAUNCH_SETTINGS: _FailureReason.ValueType  # 30
+    """The infrastructure refuses the launch settings."""
+    FAILURE_REASON_SIGNATURE: _FailureReason.ValueType  # 31
+    """The bundle's signature is missing, foreign or wrong."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a run failed or crashed, from a closed list; the text stays on the user's side."""
@@ -225,6 +239,20 @@ FAILURE_REASON_DISK: FailureReason.ValueType  # 23
 """The disk is full or unwritable."""
 FAILURE_REASON_OPERATOR: FailureReason.ValueType  # 24
 """An operator confirmed that the run is dead."""
+FAILURE_REASON_IMAGE_UNAVAILABLE: FailureReason.ValueType  # 25
+"""The container image cannot be pulled, or is not there."""
+FAILURE_REASON_EVICTED: FailureReason.ValueType  # 26
+"""The infrastructure took the run's place away: eviction, preemption, a spot interruption."""
+FAILURE_REASON_NODE_LOST: FailureReason.ValueType  # 27
+"""The machine that the run was on is gone."""
+FAILURE_REASON_INFRASTRUCTURE_DELETED: FailureReason.ValueType  # 28
+"""Somebody removed the run's container, pod or task."""
+FAILURE_REASON_NO_CAPACITY: FailureReason.ValueType  # 29
+"""The infrastructure had no room for the run in time."""
+FAILURE_REASON_LAUNCH_SETTINGS: FailureReason.ValueType  # 30
+"""The infrastructure refuses the launch settings."""
+FAILURE_REASON_SIGNATURE: FailureReason.ValueType  # 31
+"""The bundle's signature is missing, foreign or wrong."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 @_typing.final

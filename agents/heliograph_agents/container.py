@@ -1,0 +1,109 @@
+"""The first process of a container: takes what the agent laid there for it, and supervises that attempt.
+
+`python -m heliograph_agents.container OFFER [--runs DIR] [--termination-log FILE]`. OFFER is a folder with
+`launch.json` and `token`, mounted or copied there by the agent; it may be read-only. The run directory is made below
+DIR. Nothing secret comes by argument or environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from heliograph.engine.codes import StateCode
+from heliograph_agents.run_directory import (
+    ExitRecord,
+    RunDirectory,
+    exit_record_text,
+    parse_launch_record,
+)
+
+OFFER = "/heliograph/offer"
+"""Where launchers lay `launch.json` and `token`."""
+
+RUNS = "/heliograph/runs"
+"""Where the run directory is made."""
+
+EXIT_GOOD = 0
+"""The run ended well, or was cancelled, and the control plane knows."""
+EXIT_FAILED = 1
+"""The run failed, and the control plane knows."""
+EXIT_CRASHED = 2
+"""The run crashed, and the control plane knows; or the supervisor itself failed."""
+EXIT_UNSHIPPED = 75
+"""The control plane does not know all of it: the rest is in the outbox."""
+EXIT_LEASE_LOST = 76
+"""The run belongs to another attempt."""
+EXIT_STARTED_BEFORE = 77
+"""This attempt was started before; it is never started twice."""
+EXIT_NO_OFFER = 78
+"""There is nothing to run here."""
+
+MAX_TERMINATION_BYTES = 4096
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Supervises the attempt and returns the container's exit code: one of this module."""
+    parser = argparse.ArgumentParser(prog="heliograph_agents.container", description="Supervises one attempt.")
+    parser.add_argument("offer", type=Path, nargs="?", default=Path(OFFER), metavar="OFFER")
+    parser.add_argument("--runs", type=Path, default=Path(RUNS), metavar="DIR")
+    parser.add_argument("--termination-log", type=Path, metavar="FILE")
+    given = parser.parse_args(arguments)
+    try:
+        record = parse_launch_record((given.offer / "launch.json").read_text())
+        token = (given.offer / "token").read_text()
+        given.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = RunDirectory.create(given.runs, record, token)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"heliograph: there is nothing to run in {given.offer}: {error}", file=sys.stderr)
+        return EXIT_NO_OFFER
+    if directory is None:
+        print("heliograph: this attempt was started before, and is not started again", file=sys.stderr)
+        return EXIT_STARTED_BEFORE
+    with contextlib.suppress(OSError):  # a mounted secret is read-only
+        (given.offer / "token").unlink()
+    from heliograph_agents.supervisor import start
+
+    start(directory, fork=True)
+    ended = directory.exit()
+    if ended is not None and given.termination_log is not None:
+        _leave_word(given.termination_log, ended)
+    return exit_code(ended)
+
+
+def exit_code(record: ExitRecord | None) -> int:
+    """Returns what the container's exit code says of the attempt."""
+    if record is None:
+        return EXIT_CRASHED
+    if record.lease_lost:
+        return EXIT_LEASE_LOST
+    if record.unshipped:
+        return EXIT_UNSHIPPED
+    state = StateCode(record.state)
+    if state is StateCode.CRASHED:
+        return EXIT_CRASHED
+    return EXIT_FAILED if state.is_failed else EXIT_GOOD
+
+
+def _leave_word(path: Path, record: ExitRecord) -> None:
+    """Writes `exit.json` where the infrastructure shows it. It may not be there: then the exit code has to do."""
+    text = exit_record_text(record)
+    with contextlib.suppress(OSError):
+        if len(text.encode()) <= MAX_TERMINATION_BYTES:
+            path.write_text(text)
+
+
+def run() -> NoReturn:
+    """Ends the process with the exit code, without waiting for threads."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()
