@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 LEAKED_BYTES = 1024 * 1024
@@ -69,13 +70,45 @@ def beat_often_and_return_at_once(agents: Any) -> None:
     agents.spread_seconds = lambda _: 0.0
 
 
+def small_lane(lanes: Any) -> None:
+    """Not a bug: little room for log lines, so that a test need not write 64 MiB of them."""
+    lanes.LOGS = lanes.Lane("logs", 128 * 1024, 1024 * 1024)
+
+
+def die_with_lines_committed(logs: Any) -> None:
+    """The control plane dies once, as by SIGKILL, when its third batch of lines is committed and not yet answered."""
+    write = logs.LogService.WriteLogEntries
+    died = Path(os.environ["HELIOGRAPH_HOME"]) / "died"
+    batches = 0
+
+    async def and_die(self: Any, request: Any, context: Any) -> Any:
+        nonlocal batches
+        answer = await write(self, request, context)
+        batches += 1
+        if batches == 3 and not died.exists():
+            died.touch()
+            os._exit(137)
+        return answer
+
+    logs.LogService.WriteLogEntries = and_die
+
+
+FLOOD: dict[str, Callable[[Any], None]] = {
+    "heliograph.reporting.lanes": small_lane,
+    "heliograph_control_plane.services.logs": die_with_lines_committed,
+}
+
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "beat_often": {"heliograph_control_plane.services.agents": beat_often},
     "beat_often_and_return_at_once": {"heliograph_control_plane.services.agents": beat_often_and_return_at_once},
-    "count_no_gap": {"heliograph_control_plane.store.logs": count_no_gap},
+    "flood": FLOOD,
+    "flood_and_count_no_gap": {**FLOOD, "heliograph_control_plane.store.logs": count_no_gap},
+    "flood_and_store_lines_as_they_come": {
+        "heliograph_control_plane.services.logs": die_with_lines_committed,
+        "heliograph_control_plane.store.logs": store_lines_as_they_come,
+    },
     "leak_with_each_run": {
         "heliograph_control_plane.services.agents": keep_each_exit,
         "heliograph_agents.performer": open_a_file_each_time,
     },
-    "store_lines_as_they_come": {"heliograph_control_plane.store.logs": store_lines_as_they_come},
 }
