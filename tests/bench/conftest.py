@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
 import pytest
 from tests.bench.calibration import calibration
 
@@ -29,3 +30,13 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
             print(f"\n{line}", end="", flush=True)
 
     return print_line
+
+
+def cpu_seconds(*processes: psutil.Process) -> float:
+    """CPU time of processes so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def mebibytes(*processes: psutil.Process, kind: str = "pss") -> float:
+    """Memory of processes: `pss` shares what is shared among those who share it, `uss` leaves it out."""
+    return float(sum(getattr(process.memory_full_info(), kind) for process in processes)) / 2**20

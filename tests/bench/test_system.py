@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.bench.calibration import slowness
-from tests.bench.conftest import Say
+from tests.bench.conftest import Say, cpu_seconds, mebibytes
 from tests.support.stack import PROJECT, Stack, wait_until
 
 from heliograph.api.v1 import flow_run_service_pb2 as api
@@ -175,16 +175,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             yield made
     finally:
         stack.stop()
-
-
-def cpu_seconds(*processes: psutil.Process) -> float:
-    """CPU time of processes so far."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-
-def mebibytes(*processes: psutil.Process, kind: str = "pss") -> float:
-    """Memory of processes: `pss` shares what is shared among those who share it, `uss` leaves it out."""
-    return float(sum(getattr(process.memory_full_info(), kind) for process in processes)) / 2**20
 
 
 def spread(values: list[float]) -> str:
