@@ -9,12 +9,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.support.control_plane import channel
 from tests.support.scene import Scene, graph, request_id, unique
 
-from heliograph.api import contract
 from heliograph.api.v1 import (
     admin_service_pb2 as admin_pb,
 )
@@ -39,78 +36,6 @@ from heliograph.api.v1 import (
 from heliograph.api.v1 import (
     token_service_pb2 as tokens_pb,
 )
-
-STANDARD_METHODS = [
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.channelz.v1.Channelz/GetServers",
-    "/grpc.channelz.v1.Channelz/GetTopChannels",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    "/no.such.Service/Method",
-]
-METHODS = [f"/{m.containing_service.full_name}/{m.name}" for m in contract.methods()] + STANDARD_METHODS
-ROLES = {name.removeprefix("ROLE_").lower(): number for name, number in options_pb2.Role.items() if number}
-GIVEN_ROLES = [role for role in ROLES if role != "run"]
-
-
-def call(channel_: grpc.Channel, method: str, data: bytes = b"", **metadata: str) -> grpc.RpcError | None:
-    """Calls any method in the shape that fits all kinds: a stream of one message, read to its end."""
-    try:
-        for _ in channel_.stream_stream(method)(iter([data]), timeout=5, metadata=tuple(metadata.items())):
-            return None
-    except grpc.RpcError as error:
-        return error
-    return None
-
-
-def reason(error: grpc.RpcError) -> str:
-    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    info = error_details_pb2.ErrorInfo()
-    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
-    assert info.domain == "heliograph"
-    return info.reason
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "authorization", [None, "Bearer hg_0123456789abcdef_" + "0" * 64, "Bearer nonsense", "Basic YTpi"]
-)
-def test_every_method_denies_without_a_good_token(scene: Scene, method: str, authorization: str | None) -> None:
-    with grpc.insecure_channel(scene.plane.address) as plain:
-        error = call(plain, method, **({"authorization": authorization} if authorization else {}))
-    assert error is not None
-    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
-    assert reason(error) == "UNAUTHENTICATED"
-    assert error.details() == "no valid token"
-
-
-@pytest.fixture(scope="module")
-def tokens(scene: Scene) -> dict[str, str]:
-    return {role: scene.token(role).secret for role in GIVEN_ROLES} | {"run": scene.running().token}
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_each_role_reaches_the_methods_of_its_policy_and_no_others(
-    scene: Scene, tokens: dict[str, str], role: str
-) -> None:
-    with channel(scene.plane.address, tokens[role]) as made:
-        for method in contract.methods():
-            policy = contract.policy(method)
-            allowed = not policy.roles or ROLES[role] in policy.roles
-            # An undecodable message stops every call right behind the door.
-            error = call(made, f"/{method.containing_service.full_name}/{method.name}", b"\xff\xff")
-            assert error is not None, method.full_name
-            denied = error.code() == grpc.StatusCode.PERMISSION_DENIED
-            assert denied is not allowed, f"{role} {method.full_name}: {error.code()}"
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_health_reflection_and_channelz_are_for_people(scene: Scene, tokens: dict[str, str], role: str) -> None:
-    with channel(scene.plane.address, tokens[role]) as made:
-        error = call(made, "/grpc.health.v1.Health/Check")
-        assert (error is None) is (role not in {"agent", "run"})
-        assert call(made, "/no.such.Service/Method").code() == grpc.StatusCode.PERMISSION_DENIED  # type: ignore[union-attr]
 
 
 def test_a_token_for_one_project_does_not_see_another(scene: Scene) -> None:
