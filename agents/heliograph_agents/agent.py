@@ -235,7 +235,10 @@ class Agent:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
+        if self._leaving.is_set():
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
             return
         if isinstance(error, HeliographError):
             self._failed = error

@@ -140,7 +140,8 @@ def _type_in(args: list[str]) -> str:
 def start(launcher: str, **options: Any) -> None:
     """Start an agent. It runs until SIGTERM or Ctrl-C: then it takes no new runs and waits for those it has.
 
-    A second signal makes it leave at once; runs go on, and the next agent of its name adopts them.
+    A second signal makes it leave at once; runs go on, and the next agent of its name adopts them. It ends with 4 when
+    the control plane refuses its token, with 70 when it is stuck: what starts it again need not know why.
     """
     _start(launcher, **options)
 
@@ -193,6 +194,7 @@ def _start(
             **given,
         ),
         on_ready=Agent.handle_signals,
+        watched=True,
     )
 
 

@@ -32,6 +32,9 @@ REBUILD_AFTER = 5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 4.0
 
 
+_REFUSALS = (UnauthenticatedError, PermissionDeniedError)
+
+
 class AgentRefusedError(HeliographError):
     """The control plane refuses the agent's token: nothing that the agent does can help."""
 
@@ -89,12 +92,16 @@ class Link:
     async def _noted(self, call: Awaitable[Any]) -> Any:
         import grpc
 
-        from heliograph.client.errors import to_error
+        from heliograph.client.errors import is_from_control_plane, to_error
 
         try:
             answer = await call
         except grpc.RpcError as error:
-            raise await self._failed(to_error(error, address=self.address)) from None
+            known = to_error(error, address=self.address)
+            if not (known.retryable or isinstance(known, _REFUSALS) or is_from_control_plane(error)):
+                # A balancer while the control plane is away, say. It knows nothing of runs: what it says is no answer.
+                known = UnavailableError(str(known), hint=known.hint)
+            raise await self._failed(known) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -109,7 +116,7 @@ class Link:
         return answer
 
     async def _failed(self, error: HeliographError) -> HeliographError:
-        if isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
+        if isinstance(error, _REFUSALS):
             self._refusals += 1
             if self._refusals >= REFUSALS:
                 return AgentRefusedError(

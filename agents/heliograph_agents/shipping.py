@@ -22,6 +22,7 @@ from heliograph.api.v1 import log_service_pb2, run_reporting_service_pb2
 from heliograph.api.v1.agent_service_pb2 import Command
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import (
+    ClientTooOldError,
     HeliographError,
     InvalidArgumentError,
     LeaseLostError,
@@ -363,6 +364,8 @@ class StatePump(_Pump):
             self._rewind(int(error.metadata.get("expected_sequence", "0")) or self.acked + 1)
             self._back_off()
         else:
+            if isinstance(error, ClientTooOldError):
+                self._unary = False  # not even single calls pass: whatever answers, it is not the control plane
             self.verdict = self._judge(error)
             self._rewind(self.acked + 1)
             self._link.failed(str(error))

@@ -18,6 +18,7 @@ from heliograph_agents.launchers.kinds import Ground, Kind, kind
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 from heliograph_agents.run_directory import RunSettings
+from heliograph_agents.watchdog import Watchdog
 
 LEAST_CAPACITY = 4
 """Capacity where none is set: one run for each processor, and at least this many, since runs also wait."""
@@ -65,12 +66,13 @@ class StartOptions:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None = None) -> None:
+def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None = None, watched: bool = False) -> None:
     """Runs an agent until it is told to leave: by SIGTERM or SIGINT, or through `Agent.drain`.
 
     Args:
         options: What it is.
         on_ready: Called with the agent on its event loop, before it starts.
+        watched: True to end this process when the agent's event loop is stuck. For processes that are agents only.
 
     Raises:
         AgentRunningError: An agent of this name runs here already.
@@ -90,7 +92,13 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
         async def run() -> None:
             if on_ready is not None:
                 on_ready(agent)
-            await agent.run()
+            watchdog = Watchdog(asyncio.get_running_loop())
+            if watched:
+                watchdog.start()
+            try:
+                await agent.run()
+            finally:
+                watchdog.stop()
 
         asyncio.run(run())
     finally:

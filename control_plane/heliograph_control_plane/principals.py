@@ -7,6 +7,7 @@ A token is `hg_<id>_<secret>`. The id of a run token names the run and the epoch
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 import uuid
@@ -83,6 +84,12 @@ class Principal:
 def make_secret() -> tuple[str, bytes]:
     """Makes a secret of 256 random bits; returns its text, shown once, and its digest, which is stored."""
     secret = secrets.token_hex(32)
+    return secret, digest_of(secret)
+
+
+def repeatable_secret(key: bytes, what: str) -> tuple[str, bytes]:
+    """Makes the secret that belongs to `what`: the same again for the same key, of which nothing can be learnt."""
+    secret = hmac.new(key, what.encode(), hashlib.sha256).hexdigest()
     return secret, digest_of(secret)
 
 

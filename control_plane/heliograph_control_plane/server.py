@@ -68,10 +68,12 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_GRAPH_REQUEST_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # A client that vanished is known after 30 s: no run is offered to its long poll after that.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Clients ping every 30 s, and may do so every 10 s.
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients ping every 20 s, and may do so every 10 s.
     ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 9_000),
 )

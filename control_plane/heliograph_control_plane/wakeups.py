@@ -86,6 +86,7 @@ class LeaseWaiter:
 
     agent: Agent
     scope: Scope
+    request_id: str = ""
     event: asyncio.Event = field(default_factory=asyncio.Event)
     hint: Requirement | None = None
 
@@ -109,6 +110,7 @@ class Wakeups:
         self._by_run: defaultdict[str, set[Listener]] = defaultdict(set)
         self._everything: set[Listener] = set()
         self._waiters: deque[LeaseWaiter] = deque()
+        self._by_request: defaultdict[tuple[str, str], list[LeaseWaiter]] = defaultdict(list)
         self._due: dict[Requirement, int] = {}
         self._due_changed = asyncio.Event()
         self._courses: dict[Requirement, _Course] = {}
@@ -181,14 +183,23 @@ class Wakeups:
     # --- runs that are due ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def parked(self, agent: Agent, scope: Scope) -> Iterator[LeaseWaiter]:
-        """Parks a poll: its event is set when a run may be there for it."""
-        waiter = LeaseWaiter(agent, scope)
+    def parked(self, agent: Agent, scope: Scope, request_id: str = "") -> Iterator[LeaseWaiter]:
+        """Parks a poll: its event is set when a run may be there for it.
+
+        One request may be parked more than once: asked again on a new connection while the old one is dead and nobody
+        knows, or doubled by the network.
+        """
+        waiter = LeaseWaiter(agent, scope, request_id)
         self._waiters.append(waiter)
+        same = self._by_request[agent.name, request_id]
+        same.append(waiter)
         try:
             yield waiter
         finally:
             self._waiters.remove(waiter)
+            same.remove(waiter)
+            if not same:
+                self._by_request.pop((agent.name, request_id), None)
 
     @property
     def parked_polls(self) -> int:
@@ -205,7 +216,14 @@ class Wakeups:
         return woken
 
     def tell_outcome(self, waiter: LeaseWaiter, *, got_runs: bool) -> None:
-        """Tells how a look at the store ended. There may be more runs: the store is asked soon."""
+        """Tells how a look at the store ended. There may be more runs: the store is asked soon.
+
+        Who else waits with the same request looks too, and finds what this one was given: only one of them is heard.
+        """
+        if got_runs:
+            for other in self._by_request.get((waiter.agent.name, waiter.request_id), ()):
+                if other is not waiter:
+                    other.event.set()
         hint, waiter.hint = waiter.hint, None
         if hint is not None:
             course = self._courses.setdefault(hint, _Course())

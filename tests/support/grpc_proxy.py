@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +38,10 @@ class Fault(Enum):
     ANSWERED = "the proxy answers with a status; the server hears nothing"
 
 
+_OF_ANSWERS = (Fault.EATEN, Fault.HELD, Fault.ECHOED)
+"""Faults that are decided when the server has answered."""
+
+
 @dataclass(eq=False)
 class Injection:
     """One fault that waits for its calls.
@@ -49,7 +53,8 @@ class Injection:
         skip: How many pass unharmed before.
         seconds: How long `DELAYED` and `ECHOED` wait.
         status: What `ANSWERED` answers.
-        only: Takes a message's bytes; False leaves the message alone.
+        only: Takes a request's bytes; False leaves it alone.
+        answers: For faults of answers: takes an answer's bytes; False leaves it alone.
         hits: How often it was done.
         happened: Set when it was done `times` times.
     """
@@ -61,14 +66,19 @@ class Injection:
     seconds: float = 0.0
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     only: Callable[[bytes], bool] | None = None
+    answers: Callable[[bytes], bool] | None = None
     hits: int = 0
     happened: threading.Event = field(default_factory=threading.Event)
 
-    def takes(self, method: str, message: bytes) -> bool:
-        """Counts a message; True when the fault befalls it."""
+    def takes(self, method: str, request: bytes, answer: bytes | None) -> bool:
+        """Counts a request that came (`answer` is None), or its answer; True when the fault befalls it."""
         if not method.endswith(f"/{self.method}") or self.hits >= self.times:
             return False
-        if self.only is not None and not self.only(message):
+        if (self.fault in _OF_ANSWERS) != (answer is not None):
+            return False
+        if self.only is not None and not self.only(request):
+            return False
+        if answer is not None and self.answers is not None and not self.answers(answer):
             return False
         if self.skip:
             self.skip -= 1
@@ -150,9 +160,9 @@ class GrpcProxy:
         await self._server.stop(0)
         await self._channel.close()
 
-    def _fault_of(self, method: str, message: bytes) -> Injection | None:
-        self.calls[method.rpartition("/")[2]] += 1
-        return next((injection for injection in self._injections if injection.takes(method, message)), None)
+    def fault_of(self, method: str, request: bytes, answer: bytes | None = None) -> Injection | None:
+        """Returns what befalls a request that came, or its answer."""
+        return next((injection for injection in self._injections if injection.takes(method, request, answer)), None)
 
     async def _serve(self, method: str, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Relays one call, message by message."""
@@ -214,15 +224,15 @@ class _Relay:
         self.answers: asyncio.Queue[bytes | _Status | None] = asyncio.Queue()
         self._call: Any = None
         self._receiver: asyncio.Task[None] | None = None
-        self._eats: Fault | None = None
-        self._after_answer: list[Callable[[], None]] = []
+        self._unanswered: deque[bytes] = deque()
         self._silent = False
         self._twin: asyncio.Task[None] | None = None
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Takes the client's messages, then its half-close."""
         async for message in requests:
-            injection = self._proxy._fault_of(self._method, message)
+            self._proxy.calls[self._method.rpartition("/")[2]] += 1
+            injection = self._proxy.fault_of(self._method, message)
             if not self._silent and not await self._relay(message, injection):
                 return
         if self._call is not None and not self._silent:
@@ -238,14 +248,10 @@ class _Relay:
             self._silent = True  # what comes behind it is as late
             self._proxy.haunt(self._late(message, injection))
             return True
-        if fault in (Fault.EATEN, Fault.HELD):
-            self._eats = fault
+        self._unanswered.append(message)
         await self._send(message)
-        if injection and fault is Fault.DUPLICATED:
+        if fault is Fault.DUPLICATED:
             await self._again(message)
-        if injection and fault is Fault.ECHOED:
-            seconds = injection.seconds
-            self._after_answer.append(lambda: self._proxy.haunt(self._alone(message, seconds)))
         return True
 
     async def _send(self, message: bytes) -> None:
@@ -292,20 +298,24 @@ class _Relay:
         await self._receive(call)
 
     async def _receive(self, call: Any) -> None:
+        request = b""
         try:
             async for answer in call:
                 self._proxy.note_answer(self._method)
-                if self._eats is Fault.EATEN:
+                request = self._unanswered.popleft() if self._unanswered else request
+                injection = self._proxy.fault_of(self._method, request, answer)
+                fault = injection.fault if injection else None
+                if fault is Fault.EATEN:
                     self.answers.put_nowait(_Status(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer"))
                     return
-                if self._eats is Fault.HELD:
+                if fault is Fault.HELD:
                     self._silent = True
                     return
                 if self._twin is not None:
                     await asyncio.wait((self._twin,), timeout=TWIN_SECONDS)
                 self.answers.put_nowait(answer)
-                while self._after_answer:
-                    self._after_answer.pop()()
+                if injection is not None and fault is Fault.ECHOED:
+                    self._proxy.haunt(self._alone(request, injection.seconds))
         except grpc.RpcError as error:
             self.answers.put_nowait(
                 _Status(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))

@@ -62,6 +62,7 @@ class Stack:
         root: Folder of everything: home, store, logs, flows.
         database: URL of the store; SQLite in the data folder when empty.
         port: Port of the control plane, kept over restarts.
+        agents_address: Where agents, and what they start, look for the control plane: a proxy's address, for example.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Stack:
         self.root = root
         self.database = database
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = self.agents_address = f"127.0.0.1:{self.port}"
         self.home = root / "home"
         self.data = root / "control-plane"
         self.agent_args = list(agent_args)
@@ -93,13 +94,12 @@ class Stack:
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
-    def spawn(self, name: str, *arguments: str, token: str = "") -> subprocess.Popen[bytes]:
-        """Starts `heliograph ARGUMENTS`, its output in `root/NAME.log`."""
-        environment = {**self.environment, **({"HELIOGRAPH__CLIENT__TOKEN": token} if token else {})}
+    def spawn(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts `heliograph ARGUMENTS`, its output in `root/NAME.log`, with more variables in its environment."""
         with (self.root / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "heliograph.cli", *arguments],
-                env=environment,
+                env={**self.environment, **environment},
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -130,7 +130,8 @@ class Stack:
         """Starts a local agent and waits until the control plane has seen it."""
         agent = self.spawn(
             name, "agent", "start", "--type", "local", "--name", name, *self.agent_args,
-            token=self.token(f"services/{name}", "agent"),
+            HELIOGRAPH__CLIENT__TOKEN=self.token(f"services/{name}", "agent"),
+            HELIOGRAPH__CLIENT__ADDRESS=self.agents_address,
         )  # fmt: skip
         self.agents.append(agent)
         wait_until(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ from heliograph.exceptions import NotFoundError, PermissionDeniedError
 from heliograph_control_plane import calls
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.errors import BadRequestError, bad_field
-from heliograph_control_plane.principals import make_secret, run_token_id, token_text
+from heliograph_control_plane.principals import repeatable_secret, run_token_id, token_text
 from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease
 
 from . import convert, names
@@ -39,6 +40,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         self._backend = backend
         self._store = backend.store
         self._wakeups = backend.wakeups
+        self._key = secrets.token_bytes(32)
 
     async def RegisterAgent(self, request: pb.RegisterAgentRequest, context: Any) -> pb.Agent:
         """See the API. The agent works for the projects that its token is limited to."""
@@ -78,7 +80,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
     async def _lease(self, agent: Agent, request: pb.LeaseFlowRunsRequest, until: float) -> tuple[Lease, ...]:
         scope = calls.principal().scope
         # Parked before the first look, so that nothing that comes between is missed.
-        with self._wakeups.parked(agent, scope) as waiter:
+        with self._wakeups.parked(agent, scope, request.request_id) as waiter:
             while True:
                 leases = await self._store.lease_flow_runs(agent.name, request.request_id, request.max_runs, scope)
                 self._wakeups.tell_outcome(waiter, got_runs=bool(leases))
@@ -92,8 +94,11 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if not request.epoch:
             raise bad_field("epoch", "is not set")
         project, run_id = names.run("flow_run", request.flow_run)
-        secret, digest = make_secret()
         caller = calls.principal()
+        token_id = run_token_id(run_id, request.epoch)
+        # The network may deliver an accept twice, the second time when the first answer is in use already: both must
+        # give one token. (After a restart, and from another replica, it is another, which replaces the unused one.)
+        secret, digest = repeatable_secret(self._key, f"{token_id} {name} {caller.name}")
         # The store looks whether the caller may see the run, and whether the agent is its own: one hop, not three.
         await self._store.accept_flow_run(
             name,
@@ -104,8 +109,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             caller.scope,
             "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
         )
-        token_id = run_token_id(run_id, request.epoch)
-        # An accept that is repeated replaces the token: the one before is worth nothing from now on.
+        # Where it was another before, that one is worth nothing from now on.
         self._backend.authenticator.forget(token_id)
         return pb.AcceptFlowRunResponse(
             run_token=token_text(token_id, secret),

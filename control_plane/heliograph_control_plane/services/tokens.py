@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from heliograph.api.contract import FieldViolation
@@ -10,7 +11,7 @@ from heliograph.api.v1 import token_service_pb2 as pb
 from heliograph.exceptions import PermissionDeniedError
 from heliograph_control_plane import calls
 from heliograph_control_plane.errors import BadRequestError
-from heliograph_control_plane.principals import make_secret, token_text
+from heliograph_control_plane.principals import repeatable_secret, token_text
 from heliograph_control_plane.store.records import NewToken
 
 from . import convert, names
@@ -23,6 +24,7 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self._store = backend.store
         self._authenticator = backend.authenticator
+        self._key = secrets.token_bytes(32)
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         """See the API."""
@@ -34,7 +36,8 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
         caller = calls.principal()
         if caller.projects and not (projects and set(projects) <= caller.projects):
             raise PermissionDeniedError("the token would reach further than yours")
-        secret, digest = make_secret()
+        # The network may deliver a call twice: both answers must tell the secret that is good.
+        secret, digest = repeatable_secret(self._key, f"{caller.name} {request.principal} {request.request_id}")
         new = NewToken(
             principal=request.principal,
             roles=tuple(sorted(set(request.roles))),
@@ -44,7 +47,7 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
             created_by=caller.name,
         )
         token = await self._store.create_token(new, key)
-        # A repeated call replaced the secret: the one before is worth nothing from now on.
+        # A call repeated after a restart, or at another replica, replaced the secret: the one before is worth nothing.
         self._authenticator.forget(token.token_id)
         return pb.CreateTokenResponse(token=convert.token(token), secret=token_text(token.token_id, secret))
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import grpc.aio
 
 DEFAULT_PORT = 4480
-KEEPALIVE_SECONDS = 30
+KEEPALIVE_SECONDS, KEEPALIVE_ANSWER_SECONDS = 20, 10
+"""How often a quiet connection is tried, and how long it may take to answer: a dead one is known after 30 s."""
+
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Answers larger than this are refused by the client; a graph of 10,000 tasks is about 2 MiB."""
 
@@ -133,7 +135,9 @@ def open_channel(
     loopback = is_loopback(target)
     options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_SECONDS * 1000),
+        # gRPC would stop asking, or ask more seldom, while a long poll or a stream waits without data.
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -103,6 +103,12 @@ def to_error(error: grpc.RpcError, *, address: str = "") -> HeliographError:
     return kind(_plain(text) or f"the call failed with {code.name}", hint=_HINTS.get(kind.reason, ""))
 
 
+def is_from_control_plane(error: grpc.RpcError) -> bool:
+    """True when the control plane itself gave this error; False for the network, gRPC and whatever stands between."""
+    details = _details_of(error)
+    return details is not None and details.domain == DOMAIN
+
+
 def parse_status(data: bytes) -> StatusDetails:
     """Reads a serialized `google.rpc.Status`. Unknown details are skipped; broken bytes end it."""
     found = StatusDetails()

@@ -1,4 +1,4 @@
-"""Plants a bug into every process of a stack: `HELIOGRAPH_PLANTED_BUG` names it.
+"""Plants bugs into every process of a stack: `HELIOGRAPH_PLANTED_BUG` names them, separated by commas.
 
 Python imports this file at start-up when its folder is on PYTHONPATH. The bugs are in the modules of `bugs/`, each with
 a table `BUGS`: name → module → what to do with that module once it was imported. Each is a mistake that could be made,
@@ -31,7 +31,7 @@ class _Planter(importlib.abc.MetaPathFinder):
         if fullname not in self._parts:
             return None
         plant = self._parts.pop(fullname)
-        spec = importlib.util.find_spec(fullname)
+        spec = importlib.util.find_spec(fullname)  # by way of the other planters, too
         assert spec is not None
         assert spec.loader is not None
         execute = spec.loader.exec_module
@@ -53,5 +53,5 @@ def _find(name: str) -> dict[str, Callable[[Any], None]]:
     raise LookupError(f"no planted bug is called {name!r}")
 
 
-if wanted := os.environ.get("HELIOGRAPH_PLANTED_BUG", ""):
+for wanted in filter(None, os.environ.get("HELIOGRAPH_PLANTED_BUG", "").split(",")):
     sys.meta_path.insert(0, _Planter(_find(wanted)))

@@ -1,0 +1,222 @@
+"""Every call that changes something, under everything that a network can do to a call: its effect happens once.
+
+An agent, its supervisors and a client reach the control plane through the gRPC proxy. Each cell of the matrix has one
+fault befall one method in the middle of a run's life; then the run's whole story must be there: each step ran once,
+each state and each log line is stored once and in order, under one lease, told by the supervisor itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from tests.fault.conftest import StackFactory
+from tests.support.figures import Figure
+from tests.support.forms import forms
+from tests.support.grpc_proxy import Fault, GrpcProxy, Injection
+from tests.support.history import task_states, witness
+from tests.support.stack import PROJECT, Stack, wait_until
+
+from heliograph.api.v1 import run_reporting_service_pb2
+from heliograph.client.client import Client
+from heliograph.engine.codes import StateCode
+from heliograph.exceptions import HeliographError
+
+STEPS = 3
+
+TALKATIVE = f'''
+import json, os, time
+from heliograph import Flow, Parameter, context, task
+
+@task
+def step(witness, number, seconds):
+    """Writes down that it ran, says so, and takes its time."""
+    with open(witness, "a") as file:
+        file.write(json.dumps({{"step": number, "seconds": time.time(), "pid": os.getpid()}}) + "\\n")
+    context.logger.info("step %d ran", number)
+    time.sleep(seconds)
+
+with Flow("talkative") as flow:
+    witness, seconds = Parameter("witness"), Parameter("seconds", default=0.02)
+    before = None
+    for number in range({STEPS}):
+        before = step(witness, number, seconds, upstream_tasks=[before] if before else None)
+'''
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method and one fault.
+
+    Attributes:
+        method: Name of the method.
+        fault: What befalls it.
+        options: More of the injection.
+        first: Faults that make the method be called at all.
+        releases: The lease may be given back: the run may have more than one epoch, yet one start.
+    """
+
+    method: str
+    fault: Fault
+    options: dict[str, Any] = field(default_factory=dict)
+    first: tuple[tuple[str, Fault, dict[str, Any]], ...] = ()
+    releases: bool = False
+
+    def __str__(self) -> str:
+        words = [self.method, self.fault.name]
+        if "status" in self.options:
+            words.append(self.options["status"].name)
+        return " ".join([*words, *(str(number) for key, number in self.options.items() if key in ("times", "skip"))])
+
+
+def has_events(message: bytes) -> bool:
+    """True for a batch with events: the first contact and renewals have none."""
+    return bool(run_reporting_service_pb2.RunEventBatch.FromString(message).events)
+
+
+LATE = {"seconds": 2.5}
+"""Later than the deadline of 1.5 s."""
+
+NO_STREAMS = (("StreamRunEvents", Fault.ANSWERED, {"status": grpc.StatusCode.UNIMPLEMENTED}),)
+NOT_ACCEPTED = (("AcceptFlowRun", Fault.EATEN, {"times": 100}),)
+
+PERIODIC = ("LeaseFlowRuns", "HeartbeatAgent")
+"""Called also when there is no run."""
+
+_CALLS: dict[str, dict[str, Any]] = {
+    "LeaseFlowRuns": {"answers": bool},
+    "AcceptFlowRun": {},
+    "HeartbeatAgent": {},
+    "ReportFlowRunExit": {},
+    "WriteLogEntries": {},
+    "StreamRunEvents": {"only": has_events},
+    "ReportRunEvents": {"only": has_events},
+    "ReleaseFlowRun": {},
+}
+_FAULTS: tuple[tuple[Fault, dict[str, Any]], ...] = (
+    (Fault.EATEN, {}),
+    (Fault.EATEN, {"times": 3}),
+    (Fault.HELD, {}),
+    (Fault.DUPLICATED, {}),
+    (Fault.DUPLICATED, {"times": 3}),
+    (Fault.ECHOED, {"seconds": 0.3}),
+    (Fault.DELAYED, {"seconds": 0.3}),
+    (Fault.DELAYED, LATE),
+    (Fault.OVERTAKEN, {}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.UNAVAILABLE, "times": 3}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.RESOURCE_EXHAUSTED, "times": 2}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.UNIMPLEMENTED, "times": 2}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.PERMISSION_DENIED, "times": 2}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.NOT_FOUND, "times": 2}),
+    (Fault.ANSWERED, {"status": grpc.StatusCode.INTERNAL, "times": 2}),
+)
+
+
+def cell(method: str, fault: Fault, **options: Any) -> Cell:
+    """Makes a cell, with what its method needs."""
+    first = {"ReportRunEvents": NO_STREAMS, "ReleaseFlowRun": NOT_ACCEPTED}.get(method, ())
+    return Cell(method, fault, {**_CALLS[method], **options}, first, releases=method == "ReleaseFlowRun")
+
+
+ALL = tuple(cell(method, fault, **options) for method in _CALLS for fault, options in _FAULTS)
+
+SELECTION = (
+    cell("LeaseFlowRuns", Fault.EATEN),
+    cell("LeaseFlowRuns", Fault.DUPLICATED),
+    cell("AcceptFlowRun", Fault.EATEN),
+    cell("AcceptFlowRun", Fault.DUPLICATED),
+    cell("AcceptFlowRun", Fault.ANSWERED, status=grpc.StatusCode.UNIMPLEMENTED, times=2),
+    cell("StreamRunEvents", Fault.EATEN, times=3),
+    cell("StreamRunEvents", Fault.HELD),
+    cell("StreamRunEvents", Fault.DUPLICATED, times=3),
+    cell("StreamRunEvents", Fault.OVERTAKEN),
+    cell("ReportRunEvents", Fault.EATEN),
+    cell("ReportRunEvents", Fault.DUPLICATED, times=3),
+    cell("WriteLogEntries", Fault.EATEN),
+    cell("WriteLogEntries", Fault.DUPLICATED),
+    cell("ReportFlowRunExit", Fault.EATEN),
+    cell("ReportFlowRunExit", Fault.ANSWERED, status=grpc.StatusCode.NOT_FOUND, times=2),
+    cell("ReleaseFlowRun", Fault.EATEN),
+)
+
+
+@contextmanager
+def behind_a_proxy(make_stack: StackFactory, *planted: str) -> Iterator[tuple[Stack, GrpcProxy]]:
+    """A stack whose agent reaches the control plane through the proxy, with short deadlines."""
+    stack = make_stack(planted=",".join(("short_deadlines", "short_accepts", *planted)), agent=False)
+    with GrpcProxy(stack.address) as proxy:
+        stack.agents_address = proxy.address
+        stack.start_agent()
+        stack.register(TALKATIVE)
+        yield stack, proxy
+        stack.stop()
+
+
+def story(stack: Stack, client: Client, found: Any, name: str, *, releases: bool) -> None:
+    """Checks that all of a run happened once, and is stored once and in order."""
+    run = found.name.rpartition("/")[2]
+    assert [line.step for line in witness(stack.root / f"{name}.jsonl")] == list(range(STEPS)), "each step ran once"
+    assert found.attempt == 1 or releases, f"it was started {found.attempt} times"
+    entries = task_states(stack, run)
+    assert [entry.sequence for entry in entries] == sorted({entry.sequence for entry in entries}), "in order, once"
+    steps = [(entry.slug, entry.state) for entry in entries if entry.slug.startswith("step")]
+    for state in (StateCode.RUNNING, StateCode.SUCCESS):
+        slugs = [slug for slug, seen in steps if seen is state]
+        assert len(slugs) == len(set(slugs)) == STEPS, f"{state.name} of each step is stored once: {steps}"
+    assert {entry.epoch for entry in entries} == {1} or releases, "one lease was enough"
+    said = [entry.message for entry in client.list_logs(run) if "ran" in entry.message]
+    assert said == [f"step {number} ran" for number in range(STEPS)], f"each line is there once, in order: {said}"
+    assert found.missing_events == 0
+    for log in stack.home.glob(f"agent/agents/*/runs/{run}.*/supervisor.log"):
+        assert "refuses this run's token" not in log.read_text(), "the supervisor's token was good to the end"
+
+
+def inject(proxy: GrpcProxy, cell: Cell) -> Injection:
+    """Prepares the faults of a cell; returns that which the cell is about."""
+    proxy.clear()
+    for method, fault, options in cell.first:
+        proxy.inject(method, fault, **options)
+    return proxy.inject(cell.method, cell.fault, **cell.options)
+
+
+def befall(stack: Stack, proxy: GrpcProxy, client: Client, cell: Cell, number: int) -> None:
+    """Has a run suffer one cell's fault."""
+    name = f"run-{number}"
+    injection = inject(proxy, cell)
+    if cell.method in PERIODIC and cell.fault not in (Fault.EATEN, Fault.HELD, Fault.ECHOED):
+        wait_until(injection.happened.is_set, "the fault befell", seconds=30)  # the next one has to do with the run
+    run = client.create_flow_run(f"{PROJECT}/talkative", {"witness": str(stack.root / f"{name}.jsonl")})
+    if cell.method == "ReleaseFlowRun":  # what made the release necessary is over
+        wait_until(injection.happened.is_set, "the lease is given back", seconds=60)
+        proxy.clear()
+    found = stack.wait_for(run, StateCode.SUCCESS, seconds=60)
+    wait_until(injection.happened.is_set, "the fault befell", seconds=30)
+    story(stack, client, found, name, releases=cell.releases)
+
+
+@forms("cells", quick=(SELECTION,), full=(ALL,), seconds=3600)
+@pytest.mark.xdist_group("network")
+def test_every_call_of_agent_and_supervisor_takes_effect_once(
+    make_stack: StackFactory, cells: tuple[Cell, ...], figure: Figure
+) -> None:
+    """Lease, accept, heartbeat, events by stream and by single calls, log lines, exit, release, times all faults."""
+    with behind_a_proxy(make_stack) as (stack, proxy), client_of(stack) as client:
+        for number, one in enumerate(cells):
+            try:
+                befall(stack, proxy, client, one, number)
+            except (AssertionError, HeliographError) as error:
+                raise AssertionError(f"{one}: {error}\n{stack.log('agent-1')[-3000:]}") from error
+        proxy.clear()
+        wait_until(lambda: all(agent.running == 0 for agent in stack.agents_seen()), "its slots are free", seconds=40)
+        figure(f"{len(cells)} faults of calls, {sum(proxy.calls.values())} calls: 0 lost, 0 doubled, 0 out of order")
+
+
+@contextmanager
+def client_of(stack: Stack, address: str = "") -> Iterator[Client]:
+    """A client with the administrator's token."""
+    with Client(address or stack.address, stack.environment["HELIOGRAPH__CLIENT__TOKEN"], timeout_seconds=20) as client:
+        yield client
