@@ -33,7 +33,13 @@ from heliograph.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from heliograph.reporting.batches import MAX_ENTRY_BYTES, MAX_EVENT_BYTES, MAX_RECORDS, event_batch, log_request
+from heliograph.reporting.batches import (
+    MAX_ENTRY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_RECORDS,
+    event_batch,
+    log_request,
+)
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
@@ -220,11 +226,13 @@ class Performer:
             # An empty batch asks how far the supervisor came.
             acked = (await self._send_states(handle, 1, 0, [])).acked_sequence
             while True:
-                first = reader.seek(acked + 1)
+                reader.seek(acked + 1)
                 chunk = reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
                 if not chunk.payloads:
                     return
-                hole = acked + 1 if first > acked + 1 else 0
+                hole = acked + 1 if chunk.first_sequence > acked + 1 else 0
+                if hole:
+                    _log.error("%d events of %s are lost", chunk.first_sequence - hole, handle.flow_run)
                 acked = (await self._send_states(handle, chunk.first_sequence, hole, chunk.payloads)).acked_sequence
         finally:
             reader.close()

@@ -311,12 +311,19 @@ class StatePump(_Pump):
         self._on_command, self._on_end, self._drain_logs = on_command, on_end, drain_logs
         self._unary = False
         self._hole_from = 0
+        self._most = MAX_RECORDS
+        self._news = True
         self._exchange: _Stream | _Unary | None = None
         self._answers: queue.SimpleQueue[run_reporting_service_pb2.RunEventAck | HeliographError] = queue.SimpleQueue()
         self._in_flight: tuple[int, bool] | None = None
         self._sent_at = 0.0
         self._final_shipped = False
         self._held: Chunk | None = None
+
+    def poke(self) -> None:
+        """Says that there may be something new. Only then is the lane read: events gather between two pokes."""
+        self._news = True
+        super().poke()
 
     def run(self) -> None:
         """Ships until there is a verdict."""
@@ -360,9 +367,12 @@ class StatePump(_Pump):
             return
         if isinstance(error, _NoStreamsError):
             self._unary = True
+            self._rewind(self.acked + 1)
         elif isinstance(error, SequenceGapError):
             self._rewind(int(error.metadata.get("expected_sequence", "0")) or self.acked + 1)
             self._back_off()
+        elif isinstance(error, InvalidArgumentError) and self._in_flight is not None and self._in_flight[1]:
+            self._refused(error, self._in_flight[0])
         else:
             if isinstance(error, ClientTooOldError):
                 self._unary = False  # not even single calls pass: whatever answers, it is not the control plane
@@ -371,6 +381,16 @@ class StatePump(_Pump):
             self._link.failed(str(error))
             if self.verdict is None:
                 self._back_off()
+
+    def _refused(self, error: InvalidArgumentError, last: int) -> None:
+        """An event of the batch was refused, and would be again: it is found by halves and left out, as a hole."""
+        first = self.acked + 1
+        self._most = max(1, (last - self.acked) // 2)
+        self._rewind(first)
+        if last <= first:
+            _log.error("event %d of this run was refused and is left out: %s", last, error)
+            self._reader.seek(last + 1)
+            self._hole_from = first
 
     def _talk(self, exchange: _Stream | _Unary) -> None:
         """Keeps one batch in flight until nothing is left, or the exchange breaks or is old."""
@@ -385,8 +405,11 @@ class StatePump(_Pump):
                 self._wake.wait(ACK_SECONDS)
                 continue
             if time.monotonic() > limit:
+                self._rewind(self.acked + 1)
                 return
-            chunk = self._next_chunk()
+            look, self._news = self._news or no_more, False
+            chunk = self._next_chunk() if look or self._held is not None else Chunk(self._reader.next_sequence, [])
+            self._news = self._news or (bool(chunk.payloads) and self._reader.more)
             if chunk.payloads or renew or self._hole_from:
                 renew = False
                 self.idle.clear()
@@ -402,8 +425,12 @@ class StatePump(_Pump):
         """Returns what is to be sent next; the final state alone, and only after the log lines before it."""
         chunk, self._held = self._held, None
         if chunk is None:
-            chunk = self._reader.read(MAX_RECORDS, MAX_EVENT_BYTES)
+            at = self._reader.next_sequence
+            chunk = self._reader.read(self._most, MAX_EVENT_BYTES)
             payloads = chunk.payloads
+            if payloads and chunk.first_sequence > at:
+                _log.error("%d events before event %d are lost", chunk.first_sequence - at, chunk.first_sequence)
+                self._hole_from = self._hole_from or at
             if not payloads or final_state(payloads[-1]) is None:
                 return chunk
             if len(payloads) > 1:
@@ -451,11 +478,13 @@ class StatePump(_Pump):
             self._held = None
             self._rewind(answer.acked_sequence + 1)
         elif had_events:
+            self._most = min(MAX_RECORDS, self._most * 2)
             self._reader.trim(answer.acked_sequence)
 
     def _rewind(self, sequence: int) -> None:
         """Goes on from `sequence`; where that is gone, says that there is a hole."""
         found = self._reader.seek(sequence)
+        self._news = True
         self._hole_from = sequence if found > sequence else 0
 
 

@@ -4,6 +4,9 @@
 The position of a record is its sequence, so nothing else is stored. The writer appends and starts new segments; the
 reader follows and removes what was acknowledged. The log lane's writer also removes the oldest segments when the lane
 is full, and the reader learns from the names how many records went.
+
+A damaged stretch with whole records behind it counts as one record that is missing, for readers and writers alike; the
+name of the next segment puts right what it was more than one.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from heliograph.reporting.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, record, scan
+from heliograph.reporting.records import HEADER_BYTES, MAX_PAYLOAD_BYTES, record, resume, scan
 
 _NEVER = 2**63
 _READ_BYTES = 256 * 1024
@@ -74,15 +77,14 @@ class LaneWriter:
         self._folder, self._lane = folder, lane
         self._descriptor = -1
         self._identity = (0, 0)
+        self._interrupted = False
         existing = segments(folder, lane)
         if existing:
             first, path = existing[-1]
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            count, self._size = _whole(self._descriptor)
-            os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
             self._identity = _identity(self._descriptor)
-            self.next_sequence = first + count
+            self._segment_first = first
+            self._find_end()
         else:
             self.next_sequence = 1
             self._start_segment()
@@ -95,20 +97,45 @@ class LaneWriter:
                 reader may have them already, so they stay. The others can be tried again.
             LaneLostError: The file was closed by somebody else. Nothing was written.
         """
-        if _identity(self._descriptor) != self._identity:
-            raise LaneLostError("the code of the flow closed file descriptors that are not its own")
+        if not payloads:
+            return
+        if self._interrupted:
+            self._assert_mine()
+            self._find_end()
+        try:
+            # Another file's position is another one, and this costs a fraction of asking which file it is.
+            if not self._size or os.lseek(self._descriptor, 0, os.SEEK_CUR) != self._size:
+                self._assert_mine()
+        except OSError:
+            self._assert_mine()
         if self._size >= self._lane.segment_bytes:
             self._start_segment()
-        data = b"".join(map(record, payloads))
+        data = record(payloads[0]) if len(payloads) == 1 else b"".join(map(record, payloads))
         written = 0
+        self._interrupted = True  # an exception of a signal handler may come anywhere
         try:
             while written < len(data):
                 written += os.write(self._descriptor, data[written:] if written else data)
         except OSError:
             self._keep_whole(payloads, written)
+            self._interrupted = False
             raise
         self._size += len(data)
         self.next_sequence += len(payloads)
+        self._interrupted = False
+
+    def _assert_mine(self) -> None:
+        if _identity(self._descriptor) != self._identity:
+            raise LaneLostError("the code of the flow closed file descriptors that are not its own")
+
+    def _find_end(self) -> None:
+        """Counts the records of the newest segment, and cuts off its torn tail."""
+        survey = _survey(_read_all(self._descriptor))
+        self._size = survey.size
+        self.next_sequence = self._segment_first + survey.count
+        os.ftruncate(self._descriptor, self._size)
+        os.lseek(self._descriptor, self._size, os.SEEK_SET)
+        self._interrupted = False
 
     def _keep_whole(self, payloads: list[bytes], written: int) -> None:
         """Cuts off the record that was begun last, after `written` bytes of the batch went out."""
@@ -157,9 +184,9 @@ class LaneWriter:
 
     def _start_segment(self) -> None:
         path = _segment_path(self._folder, self._lane, self.next_sequence)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.close()
-        self._descriptor, self._size = descriptor, 0
+        self._descriptor, self._size, self._segment_first = descriptor, 0, self.next_sequence
         self._identity = _identity(descriptor)
 
 
@@ -168,7 +195,7 @@ class Chunk:
     """Records that were read.
 
     Attributes:
-        first_sequence: Sequence of the first payload.
+        first_sequence: Sequence of the first payload; what lies between the one before and it is gone.
         payloads: The payloads, in order; empty when there is nothing new.
     """
 
@@ -181,14 +208,17 @@ class LaneReader:
 
     Attributes:
         next_sequence: Sequence of the next record to read.
+        more: True when the last `read` did not come to the end of what was there.
     """
 
     def __init__(self, folder: Path, lane: Lane) -> None:
         self._folder, self._lane = folder, lane
         self._descriptor = -1
         self._segment_first = 0
+        self.more = False
         self._offset = 0
         self._trim_at = 0
+        self._stuck = False
         self.next_sequence = 1
 
     def read(self, max_records: int, max_bytes: int) -> Chunk:
@@ -234,10 +264,9 @@ class LaneReader:
     def last(self) -> tuple[int, bytes] | None:
         """Returns sequence and payload of the newest record, or None for an empty lane. Does not move the reader."""
         for first, path in reversed(segments(self._folder, self._lane)):
-            data = path.read_bytes()
-            payloads, _ = scan(data, len(data), len(data))
-            if payloads:
-                return first + len(payloads) - 1, payloads[-1]
+            survey = _survey(path.read_bytes())
+            if survey.count:
+                return first + survey.count - 1, survey.last
         return None
 
     def close(self) -> None:
@@ -252,12 +281,18 @@ class LaneReader:
         if not payloads and len(data) == _READ_BYTES:
             data = os.pread(self._descriptor, _WHOLE_RECORD_BYTES, self._offset)
             payloads, used = scan(data, max_records, max_bytes)
+        if not payloads and (damaged := resume(data)):
+            self.next_sequence += 1
+            payloads, used = scan(data[damaged:], max_records - 1, max_bytes)
+            used += damaged
         self._offset += used
+        self._stuck = not used and bool(data)
+        self.more = used < len(data) or len(data) >= _READ_BYTES or self._offset >= self._lane.segment_bytes
         self.next_sequence += len(payloads)
         return payloads
 
     def _successor(self) -> tuple[int, Path] | None:
-        if self._offset < self._lane.segment_bytes:
+        if self._offset < self._lane.segment_bytes and not self._stuck:
             return None
         return next((found for found in segments(self._folder, self._lane) if found[0] > self._segment_first), None)
 
@@ -276,8 +311,9 @@ class LaneReader:
         before = [found for found in existing if found[0] <= sequence]
         self._open(*(before[-1] if before else existing[0]))
         while self.next_sequence < sequence:
-            skipped = self._take(min(sequence - self.next_sequence, 10_000), _READ_BYTES)
-            if not skipped:
+            at = self.next_sequence
+            self._take(min(sequence - at, 10_000), _READ_BYTES)
+            if self.next_sequence == at:
                 successor = self._successor()
                 if successor is None:
                     break
@@ -294,13 +330,27 @@ def _identity(descriptor: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _whole(descriptor: int) -> tuple[int, int]:
-    """Returns number and size of the whole records of a segment."""
-    count = offset = 0
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """How many records a segment has, damaged ones among them, where the last whole one ends, and that one."""
+
+    count: int
+    size: int
+    last: bytes
+
+
+def _survey(data: bytes) -> _Survey:
+    count = size = 0
+    last = b""
     while True:
-        data = os.pread(descriptor, _WHOLE_RECORD_BYTES, offset)
-        payloads, used = scan(data, len(data), len(data))
-        if not payloads:
-            return count, offset
-        count += len(payloads)
-        offset += used
+        payloads, used = scan(data[size:], len(data), len(data))
+        count, size = count + len(payloads), size + used
+        last = payloads[-1] if payloads else last
+        damaged = resume(data[size:])
+        if not damaged:
+            return _Survey(count, size, last)
+        count, size = count + 1, size + damaged
+
+
+def _read_all(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

@@ -1,7 +1,8 @@
 """The record format of the outbox: `[u32 length][u32 crc32][payload]`, little-endian.
 
 Files end where the last whole record with a right checksum ends. What follows is a torn tail: a record that is being
-written now, or one that its writer died on. A length of 0 is never written, so zeroed blocks are a torn tail too.
+written now, or one that its writer died on. A length of 0 is never written, so zeroed blocks are a torn tail too. What
+has whole records behind it is no tail: it was damaged, and `resume` says where reading goes on.
 """
 
 from __future__ import annotations
@@ -62,3 +63,15 @@ def scan(data: bytes, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
         taken += length
         offset = stop
     return payloads, offset
+
+
+def resume(data: bytes) -> int:
+    """Returns where the first whole record behind a damaged start of `data` begins, or 0 when there is none."""
+    end = len(data)
+    for start in range(1, end - HEADER_BYTES):
+        length, checksum = _unpack_from(data, start)
+        if 0 < length <= min(MAX_PAYLOAD_BYTES, end - start - HEADER_BYTES):
+            payload = data[start + HEADER_BYTES : start + HEADER_BYTES + length]
+            if crc32(payload) == checksum:
+                return start
+    return 0

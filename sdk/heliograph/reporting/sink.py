@@ -1,4 +1,4 @@
-"""What the engine and the loggers of a flow process talk to: an append each, and nothing that can fail or wait."""
+"""What the engine and the loggers of a flow process talk to: some microseconds a call, and nothing that can fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunReporter(LedgerSink):
     ) -> None:
         super().__init__(ledger, bundle_root, failure_text)
         self._outbox = outbox
-        self._append = outbox.states.append
+        self._put, self._put_start = outbox.put_state, outbox.put_start
 
     def task_state(
         self,
@@ -51,21 +51,19 @@ class RunReporter(LedgerSink):
         failure: FailureInfo | None = None,
         result_stored: bool = False,
     ) -> None:
-        """Appends the state; waits before a task starts while the outbox is full."""
+        """Tells the state; waits before a task starts while the outbox is full."""
         outbox = self._outbox
-        if outbox.full and state == _RUNNING:
-            outbox.wait_for_room()
-        self._append(
-            (task, map_index, state, time_micros, run_count, start_time_micros, child_count, failure, result_stored)
-        )
-        if outbox.idle:
-            outbox.wake()
+        put = self._put
+        if state == _RUNNING:
+            put = self._put_start
+            if outbox.full:
+                outbox.wait_for_room()
+        put((task, map_index, state, time_micros, run_count, start_time_micros, child_count, failure, result_stored))
 
     def flow_state(self, state: StateCode, time_micros: int, failure: FailureInfo | None = None) -> None:
-        """Appends the state."""
-        self._append((state, time_micros, failure))
-        if self._outbox.idle:
-            self._outbox.wake()
+        """Tells the state."""
+        put = self._outbox.put_end if state.is_finished else self._put_start
+        put((state, time_micros, failure))
 
 
 class OutboxLogHandler(logging.Handler):

@@ -1,10 +1,11 @@
-"""The thread of the flow process that turns what the engine told into records of the outbox.
+"""Turns what the engine told into records of the outbox, in the flow process.
 
-It sleeps until something is put, writes at once, then gathers for some milliseconds before it writes again: the first
-event goes out without delay, and a busy run costs one write and one poke for hundreds of events.
+That a task runs is in the file before its code begins, and with it all that was told before: a flow that dies in that
+code has told what it did. A thread does what may wait, at once after a silence and every few milliseconds in a busy
+run: it writes states behind which no code has begun, and log lines, and pokes the supervisor.
 
-A disk that is full, or a state lane at its cap, sets `full`: what was told is kept in memory and tried again, no new
-task may start until there is room, and standard error says so. Log lines make room instead.
+A disk that is full, or a state lane at its cap, sets `full`: what was told is kept in memory and tried again by the
+thread, no new task may start until there is room, and standard error says so. Log lines make room instead.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from heliograph.reporting.events import FlowItem, LogItem, TaskItem, flow_event, log_entry, task_event
 from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneLostError, LaneWriter
 
 GATHER_SECONDS = 0.003
-"""How long events gather between two writes of a busy run."""
+"""How long a busy run's states gather between two pokes, and its log lines between two writes."""
 
 RETRY_SECONDS = 1.0
 """How long to wait before a full disk or lane is tried again."""
@@ -30,6 +33,8 @@ EXIT_LOST = 70
 """Exit code of a flow process whose own code closed the outbox, or that is a forked copy of another one."""
 
 _BATCH = 4096
+
+_FLOW_ITEM_LENGTH = 3  # items of tasks are longer
 
 
 class OutboxWriter:
@@ -42,15 +47,13 @@ class OutboxWriter:
         logs: The log lane; another one only in tests.
 
     Attributes:
-        states: Where items of task and flow states are appended. After an append, call `wake` when `idle`.
-        logs: The same for log lines.
+        logs: Where items of log lines are appended. After an append, call `wake` when `idle`.
         idle: True while the thread sleeps.
         full: True while no new task may start.
     """
 
     def __init__(self, folder: Path, poke_descriptor: int = -1, *, states: Lane = STATES, logs: Lane = LOGS) -> None:
-        self.states: deque[TaskItem | FlowItem | threading.Event] = deque()
-        self.logs: deque[LogItem | threading.Event] = deque()
+        self.logs: deque[LogItem] = deque()
         self.idle = False
         self.full = False
         self._poke_descriptor = poke_descriptor
@@ -58,7 +61,13 @@ class OutboxWriter:
         self._state_lane = LaneWriter(folder, states)
         self._log_lane = LaneWriter(folder, logs)
         self._log_sequence = self._log_lane.next_sequence
+        self._states: deque[TaskItem | FlowItem] = deque()
         self._kept: list[bytes] = []
+        # Held while the state lane is written; a signal handler may tell something in the middle of it.
+        self._states_lock = threading.RLock()
+        self._writing_states = False
+        self._told = False
+        self._logs_lock = threading.RLock()
         self._wake = threading.Event()
         self._room = threading.Event()
         self._room.set()
@@ -75,14 +84,39 @@ class OutboxWriter:
         """Wakes the thread."""
         self._wake.set()
 
+    def put_state(self, item: TaskItem | FlowItem) -> None:
+        """Takes a state, which is written within milliseconds."""
+        self._states.append(item)
+        if self.idle:
+            self._wake.set()
+
+    def put_start(self, item: TaskItem | FlowItem) -> None:
+        """Takes a state and writes it, and what was put before it; keeps it in memory when the outbox is full."""
+        self._states.append(item)
+        if not self.full:
+            self._guarded(self._write_states)
+        if self.idle:
+            self._wake.set()
+
+    def put_end(self, item: FlowItem) -> None:
+        """Writes the flow's final state behind the log lines that came before it: who sees the end can see them."""
+        if not self._forked:
+            self._guarded(self._write_logs)
+        self.put_start(item)
+
     def flush(self, timeout_seconds: float) -> bool:
         """Waits until all that was put before is written. False when it was not within the time."""
         self._leave_if_forked()
-        states, logs = threading.Event(), threading.Event()
-        self.states.append(states)
-        self.logs.append(logs)
-        self._wake.set()
-        return states.wait(timeout_seconds) and logs.wait(timeout_seconds)
+        self._guarded(self._write_logs)
+        limit = time.monotonic() + timeout_seconds
+        while True:
+            if not self.full:
+                self._guarded(self._write_states)
+            if not (self._states or self._kept):
+                return True
+            left = limit - time.monotonic()
+            if left <= 0 or not self._room.wait(left):
+                return False
 
     def wait_for_room(self) -> None:
         """Returns when a new task may start."""
@@ -109,101 +143,94 @@ class OutboxWriter:
             _say("a task forked, and the child returned into the flow; the child ends here (os._exit ends it in order)")
             os._exit(EXIT_LOST)
 
-    def _run(self) -> None:
+    def _guarded(self, write: Callable[[], bool]) -> bool:
         try:
-            self._write()
+            return write()
         except LaneLostError as error:
             # Whatever has the descriptors now is not to be written to, and a flow that tells nothing must not go on.
             _say(f"{error}; the run ends here")
             os._exit(EXIT_LOST)
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         wake, closing = self._wake, self._closing
         while True:
             self.idle = True
-            if not (self.states or self.logs or self.full or closing.is_set()):
+            if not (self._states or self._told or self.logs or self.full or closing.is_set()):
                 wake.wait()
             self.idle = False
             wake.clear()
-            # States are taken before log lines and written after them: when a final state can be read, so can every
-            # line that came before it.
-            payloads, marks = self._take_states()
-            wrote = self._write_logs()
-            wrote = self._write_states(payloads, marks) or wrote
-            if wrote:
+            wrote = self._guarded(self._write_logs)
+            if self._states or self.full:
+                self._guarded(self._write_states)
+            told, self._told = self._told, False
+            if wrote or told:
                 self._poke()
-            if closing.is_set() and not (self.states or self.logs):
+            if closing.is_set() and not (self._states or self.logs):
                 break
             closing.wait(RETRY_SECONDS if self.full else GATHER_SECONDS)
         self._state_lane.close()
         self._log_lane.close()
 
-    def _take_states(self) -> tuple[list[bytes], list[threading.Event]]:
-        payloads: list[bytes] = self._kept
-        marks: list[threading.Event] = []
-        self._kept = []
-        queue = self.states
+    def _write_states(self) -> bool:
+        """Writes what was told and not written. Returns whether something was."""
+        with self._states_lock:
+            if self._writing_states:
+                return False  # this is a signal handler: the writing that it interrupted goes on with what it put
+            self._writing_states = True
+            lane = self._state_lane
+            before = first = lane.next_sequence
+            try:
+                while self._states or self._kept:
+                    self._take_states()
+                    first = lane.next_sequence
+                    lane.append(self._kept)
+                    self._kept = []
+                if self.full or lane.at_segment_end:
+                    self._look_at_the_cap()
+            except OSError as error:
+                self._kept = self._kept[lane.next_sequence - first :]
+                self._set_full(f"the run's outbox cannot be written: {error}")
+            finally:
+                self._writing_states = False
+            if lane.next_sequence == before:
+                return False
+            self._told = True
+            return True
+
+    def _take_states(self) -> None:
+        """Encodes what was told, behind what could not be written before."""
+        payloads, queue = self._kept, self._states
         while queue and len(payloads) < _BATCH:
             item = queue.popleft()
-            if isinstance(item, threading.Event):
-                marks.append(item)
-                continue
             try:
-                # A length tells the kinds apart; mypy knows tuples by their length only where it is matched.
-                match item:
-                    case (_, _, _):
-                        payloads.append(flow_event(item))
-                    case _:
-                        payloads.append(task_event(item))
+                payloads.append(flow_event(item) if len(item) == _FLOW_ITEM_LENGTH else task_event(item))  # type: ignore[arg-type]
             except (TypeError, ValueError) as error:  # one event that cannot be told must not silence all others
                 _say(f"an event of this run could not be recorded: {error}")
-        return payloads, marks
 
-    def _write_states(self, payloads: list[bytes], marks: list[threading.Event]) -> bool:
-        before = self._state_lane.next_sequence
-        if payloads:
-            try:
-                self._state_lane.append(payloads)
-            except OSError as error:
-                written = self._state_lane.next_sequence - before
-                self._kept = payloads[written:]
-                self.states.extendleft(reversed(marks))
-                self._set_full(f"the run's outbox cannot be written: {error}")
-                return written > 0
-        for mark in marks:
-            mark.set()
-        if self.full or self._state_lane.at_segment_end:
-            taken = self._state_lane.bytes_on_disk()
-            if taken > self._states_cap_bytes:
-                self._set_full(f"the run's outbox holds {taken >> 20} MiB that the control plane has not taken yet")
-            elif self.full:
-                self._set_room()
-        return bool(payloads)
+    def _look_at_the_cap(self) -> None:
+        taken = self._state_lane.bytes_on_disk()
+        if taken > self._states_cap_bytes:
+            self._set_full(f"the run's outbox holds {taken >> 20} MiB that the control plane has not taken yet")
+        elif self.full:
+            self._set_room()
 
     def _write_logs(self) -> bool:
-        queue = self.logs
-        payloads: list[bytes] = []
-        marks: list[threading.Event] = []
-        first = self._log_sequence
-        while queue and len(payloads) < _BATCH:
-            item = queue.popleft()
-            if isinstance(item, threading.Event):
-                marks.append(item)
-                continue
-            try:
-                payloads.append(log_entry(item, self._log_sequence))
-            except (TypeError, ValueError) as error:
-                _say(f"a log line of this run could not be recorded: {error}")
-            self._log_sequence += 1
-        if payloads:
-            # When the disk takes no more, the lines are dropped; the gap in their numbers says how many.
-            with contextlib.suppress(OSError):
-                self._log_lane.append(payloads)
-        if self._log_lane.at_segment_end:
-            self._log_lane.drop_oldest()
-        for mark in marks:
-            mark.set()
-        return self._log_sequence > first
+        with self._logs_lock:
+            queue, first = self.logs, self._log_sequence
+            payloads: list[bytes] = []
+            while queue and len(payloads) < _BATCH:
+                try:
+                    payloads.append(log_entry(queue.popleft(), self._log_sequence))
+                except (TypeError, ValueError) as error:
+                    _say(f"a log line of this run could not be recorded: {error}")
+                self._log_sequence += 1
+            if payloads:
+                # When the disk takes no more, the lines are dropped; the gap in their numbers says how many.
+                with contextlib.suppress(OSError):
+                    self._log_lane.append(payloads)
+            if self._log_lane.at_segment_end:
+                self._log_lane.drop_oldest()
+            return self._log_sequence > first
 
     def _set_full(self, why: str) -> None:
         self.full = True

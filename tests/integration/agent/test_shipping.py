@@ -234,6 +234,38 @@ def test_what_is_gone_for_good_is_told_as_a_hole(rig: Rig, server: Scripted, tmp
     assert sorted(server.stored) == list(range(stop, 102))
 
 
+def test_a_damaged_record_is_a_hole_and_the_rest_arrives(rig: Rig, server: Scripted, tmp_path: Path) -> None:
+    rig.states.append(events(1, 10))
+    [path] = tmp_path.glob("states-*.seg")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    rig.start()
+    rig.put(*events(11, 5), final())
+    assert rig.finish() is Verdict.DONE
+    assert server.last == 16
+    [(start, stop)] = server.holes
+    assert stop == start + 1
+    assert sorted(server.stored) == [number for number in range(1, 17) if number != start]
+
+
+def test_an_event_that_the_control_plane_refuses_is_left_out_and_the_rest_arrives(rig: Rig, server: Scripted) -> None:
+    bad = pb.RunEvent()
+    bad.task_run.task = 77
+    rig.states.append([*events(1, 6), bad.SerializeToString(), *events(8, 5), final()])
+
+    def judge(batch: pb.RunEventBatch, context: Any) -> None:
+        if any(event.task_run.task == 77 for event in batch.events):
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "")
+
+    server.on_batch = judge
+    rig.start()
+    assert rig.finish() is Verdict.DONE
+    assert server.last == 13
+    assert server.holes == [(7, 8)]
+    assert sorted(server.stored) == [number for number in range(1, 14) if number != 7]
+
+
 def test_a_lost_lease_ends_it(rig: Rig, server: Scripted) -> None:
     server.on_batch = lambda _batch, context: refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST")
     rig.start()
