@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test test-full bench proto docs lock clean
+.PHONY: help demo dev check test test-full bench bench-peers proto docs lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.runtime: pyproject.toml constraints.txt tools/install.sh
 	@PYTHON=$(PYTHON) tools/install.sh runtime
@@ -43,6 +43,9 @@ test-full: $(VENV)/.dev ## Run the long forms too
 
 bench: $(VENV)/.dev ## Print the figures of docs/benchmarks.md
 	$(PYTEST) -m bench -s tests/bench
+
+bench-peers: $(VENV)/.dev ## Do the same on other orchestrators: PEERS="VENV..." names environments that hold them
+	$(BIN)/python -m tests.bench.peers $(PEERS)
 
 proto: $(VENV)/.dev ## Generate sdk/heliograph/api/v1 from proto/
 	cd proto && ../$(BIN)/buf format -w && ../$(BIN)/buf lint
