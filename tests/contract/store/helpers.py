@@ -72,7 +72,7 @@ class Bench:
     ) -> None:
         self.url = url
         self.clock = clock or Clock()
-        self._opener = opener
+        self.opener = opener
         self.store = opener(url, clock=self.clock)
         self._numbers = itertools.count(1)
         if scene:
@@ -87,7 +87,7 @@ class Bench:
     def reopen(self) -> None:
         """Closes the store and opens it again."""
         self.store.close()
-        self.store = self._opener(self.url, clock=self.clock)
+        self.store = self.opener(self.url, clock=self.clock)
 
     def agent(self, name: str, labels: Sequence[str] = (), **changes: object) -> None:
         """Registers an agent."""
