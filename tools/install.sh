@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=.venv
 extras="server,aws,postgresql,viz,demo"
+all="all,demo"
 
 say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
 
@@ -52,7 +53,7 @@ case "${1:-}" in
   dev)
     make_venv
     say "Installing the tools for tests and checks"
-    pip_install -e ".[$extras]" --group dev
+    pip_install -e ".[$all]" --group dev
     touch "$venv/.dev"
     ;;
   system)
@@ -61,6 +62,10 @@ case "${1:-}" in
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
     command -v git >/dev/null || missing+=(git)
     command -v setpriv >/dev/null || missing+=(util-linux)
+    PATH=$PATH:/usr/sbin command -v dockerd >/dev/null || missing+=(docker.io)
+    command -v docker-registry >/dev/null || missing+=(docker-registry)
+    command -v busybox >/dev/null || missing+=(busybox-static)
+    PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     if [ ${#missing[@]} -gt 0 ]; then
       if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
         echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
@@ -71,7 +76,7 @@ case "${1:-}" in
   lock)
     make_venv
     VIRTUAL_ENV=$venv "$venv/bin/uv" pip compile -q --upgrade --universal --python-version 3.11 \
-      --extra server --extra aws --extra postgresql --extra viz --extra demo --group dev pyproject.toml \
+      --extra all --extra demo --group dev pyproject.toml \
       --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
     echo "uv==$("$venv/bin/uv" --version | cut -d' ' -f2)" >>constraints.txt
     ;;

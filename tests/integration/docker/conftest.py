@@ -1,0 +1,9 @@
+"""A Docker Engine, registries and the image of this checkout."""
+
+from __future__ import annotations
+
+from tests.support.docker_engine import docker_engine
+from tests.support.registry import protected_registry, registry
+from tests.support.runtime_image import runtime_image
+
+__all__ = ["docker_engine", "protected_registry", "registry", "runtime_image"]
