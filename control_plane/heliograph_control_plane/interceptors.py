@@ -33,15 +33,15 @@ from heliograph.exceptions import (
 from heliograph_control_plane import calls
 from heliograph_control_plane.auth import Authenticator, refused
 from heliograph_control_plane.errors import STATUS_KEY, BadRequestError, code_of, describe_fault, to_status
+from heliograph_control_plane.limits import (
+    MAX_DEADLINE_SECONDS,
+    MAX_GRAPH_REQUEST_BYTES,
+    MAX_REQUEST_BYTES,
+    CallCounter,
+    check_metadata,
+)
 from heliograph_control_plane.metrics import Metrics
 from heliograph_control_plane.principals import READERS, Principal
-
-MAX_DEADLINE_SECONDS = 120.0
-"""Longest deadline of a call that changes something."""
-MAX_REQUEST_BYTES = 1024 * 1024 + 64 * 1024
-"""Limit of one request: a batch of 1 MiB and what is around it."""
-MAX_GRAPH_REQUEST_BYTES = 4 * 1024 * 1024
-"""Limit of a registration, whose graph may have 10,000 tasks."""
 
 # Larger requests are parsed and checked on a thread, so that they hold up nobody.
 _LARGE_BYTES = 128 * 1024
@@ -102,6 +102,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._authenticator = authenticator
         self._metrics = metrics
         self._rules = method_rules()
+        self._calls = CallCounter()
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -114,8 +115,10 @@ class Guard(grpc.aio.ServerInterceptor):
         metadata: Sequence[tuple[str, Any]] = handler_call_details.invocation_metadata or ()
         request_id = _request_id(metadata)
         try:
+            check_metadata(metadata)
             principal, credential = await self._authenticator.authenticate(metadata)
             self._authorize(method, principal)
+            self._calls.enter(principal)
         except HeliographError as error:
             return self._refuse(method, request_id, error)
         except Exception as error:  # noqa: BLE001  # boundary: the store may be gone while a token is looked up

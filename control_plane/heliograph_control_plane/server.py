@@ -32,7 +32,8 @@ from heliograph_control_plane.auth import Authenticator, store_verifier
 from heliograph_control_plane.bootstrap import ensure_admin_token
 from heliograph_control_plane.domain.runs import start_up_grace
 from heliograph_control_plane.errors import describe_fault
-from heliograph_control_plane.interceptors import MAX_GRAPH_REQUEST_BYTES, Guard
+from heliograph_control_plane.interceptors import Guard
+from heliograph_control_plane.limits import MAX_CALLS, channel_options
 from heliograph_control_plane.loops.pruner import Pruner
 from heliograph_control_plane.loops.reaper import Reaper
 from heliograph_control_plane.loops.runner import LoopRunner
@@ -61,22 +62,6 @@ SWEEP_SECONDS = 1.0
 RESTART_SECONDS = 1.0
 
 _log = structlog.get_logger("heliograph.server")
-
-_OPTIONS = (
-    # Without this a second server on the port starts silently and takes half of the calls.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_GRAPH_REQUEST_BYTES + 64 * 1024),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.absolute_max_metadata_size", 32 * 1024),
-    # A client that vanished is known after 30 s: no run is offered to its long poll after that.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Clients ping every 20 s, and may do so every 10 s.
-    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 9_000),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +148,9 @@ class ControlPlane:
 
     async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
         server = grpc.aio.server(
-            interceptors=(Guard(self.authenticator, self.metrics),), options=_OPTIONS, maximum_concurrent_rpcs=20_000
+            interceptors=(Guard(self.authenticator, self.metrics),),
+            options=channel_options(),
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         names = add_services(server, Backend(self.store, self.wakeups, self.authenticator, self.metrics))
         self._health = add_standard_services(server, names)
