@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import structlog
+from grpc_health.v1 import health_pb2
 
 from heliograph.api.v1 import (
     admin_service_pb2_grpc,
@@ -144,7 +145,7 @@ class ControlPlane:
         self.loops = LoopRunner(self.store, loops)
         self._start_task("wakeups", self.wakeups.keep_time)
         self._start_task("loops", self.loops.run)
-        self._start_task("tokens", self._sweep_tokens)
+        self._start_task("sweep", self._sweep)
 
     async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
         server = grpc.aio.server(
@@ -154,8 +155,8 @@ class ControlPlane:
         )
         names = add_services(server, Backend(self.store, self.wakeups, self.authenticator, self.metrics))
         self._health = add_standard_services(server, names)
-        for name in names:
-            await self._health.set(name, 1)
+        self._service_names = names
+        await self._say_serving(health_pb2.HealthCheckResponse.SERVING)
         host = self.settings.host
         asked = f"[{host}]:{self.settings.port}" if ":" in host else f"{host}:{self.settings.port}"
         try:
@@ -184,10 +185,20 @@ class ControlPlane:
         elif changes.runs:
             self.authenticator.distrust_runs(changes.runs)
 
-    async def _sweep_tokens(self) -> None:
+    async def _sweep(self) -> None:
+        """Does what comes every second: forgets tokens, and tells whoever asks for health that the disk failed."""
+        said = False
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             await self.authenticator.sweep()
+            if self.store.failed and not said:
+                said = True
+                await self._say_serving(health_pb2.HealthCheckResponse.NOT_SERVING)
+                _log.critical("not serving: the disk under the store failed; see to it, then restart the control plane")
+
+    async def _say_serving(self, status: Any) -> None:
+        for name in ("", *self._service_names):
+            await self._health.set(name, status)
 
     def _start_task(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_keep_alive(name, work), name=name))

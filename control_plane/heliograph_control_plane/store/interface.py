@@ -67,6 +67,10 @@ class Store(Protocol):
     def incarnation(self) -> str:
         """Identity of the stored history; a restored store has a new one."""
 
+    @property
+    def failed(self) -> bool:
+        """True once the disk under the store failed: it is read from, and not written to, until it is opened anew."""
+
     def now(self) -> int:
         """The store's clock in microseconds; on PostgreSQL that of the database."""
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from heliograph.engine.codes import StateCode
+from heliograph.exceptions import UnavailableError
 from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, tokens
 from heliograph_control_plane.store.database import Database
 from heliograph_control_plane.store.events import EventStore
@@ -110,6 +112,11 @@ class SqlStore:
     def incarnation(self) -> str:
         """Identity of the stored history."""
         return self._events.incarnation
+
+    @property
+    def failed(self) -> bool:
+        """True once the disk under the store failed."""
+        return self._writer.failed or self._log_writer.failed
 
     def now(self) -> int:
         """The store's clock in microseconds."""
@@ -425,6 +432,7 @@ def open_store(url: str, *, make_schema: bool | None = None, clock: Callable[[],
         ConfigurationError: The URL cannot be read.
         StoreInUseError: Another process has the SQLite file open.
         SchemaMismatchError: The schema is not this server's.
+        UnavailableError: The database does not answer, or the disk under it is full or fails.
     """
     database = Database(url, clock)
     try:
@@ -432,6 +440,10 @@ def open_store(url: str, *, make_schema: bool | None = None, clock: Callable[[],
             migrate.migrate(database)
         migrate.check(database)
         return SqlStore(database)
+    except DBAPIError as error:
+        database.dispose()
+        hint = "is there room on its disk?" if database.kind == "sqlite" else "does the database accept connections?"
+        raise UnavailableError(f"the store cannot be opened: {error.orig}", hint=hint) from error
     except BaseException:
         database.dispose()
         raise

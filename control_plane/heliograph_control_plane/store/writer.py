@@ -92,7 +92,11 @@ Outcome = tuple[_Call, Any]
 
 
 class Writer:
-    """The thread that writes."""
+    """The thread that writes.
+
+    Attributes:
+        failed: True once the disk under SQLite failed: what was synced is unknown, so nothing is written any more.
+    """
 
     def __init__(self, database: Database, engine: Engine, subscribers: list[Subscriber], name: str) -> None:
         self._database = database
@@ -102,7 +106,7 @@ class Writer:
         self._queue: deque[_Call] = deque()
         self._weight = 0
         self._closing = False
-        self._broken = False
+        self.failed = False
         self._connection: Connection | None = None
         self._memory: dict[str, Any] = {}
         self.on_commit: Callable[[Changes], None] | None = None
@@ -131,8 +135,8 @@ class Writer:
 
     def _enqueue(self, call: _Call) -> None:
         with self._condition:
-            if self._broken:
-                error = UnavailableError("the disk under the store failed", hint="restart the control plane")
+            if self.failed:
+                error = _disk_failed()
             elif self._closing:
                 error = UnavailableError("the control plane is stopping")
             elif self._weight >= MAX_QUEUED:
@@ -170,17 +174,20 @@ class Writer:
         try:
             self._commit(calls)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: every caller gets an answer
-            if len(calls) == 1:
+            if len(calls) == 1 or self._is_fatal(error):
                 self._refuse(calls, error)
                 return
             for call in calls:
-                try:
-                    self._commit([call])
-                except Exception as alone:  # noqa: BLE001 - the same boundary, for one call
-                    self._refuse([call], alone)
+                self._process([call])
+
+    def _is_fatal(self, error: BaseException) -> bool:
+        """True when nothing may be tried again: what a failed sync did not keep, the next one need not keep either."""
+        return self.failed or (isinstance(error, DBAPIError) and is_fatal(error))
 
     def _commit(self, calls: list[_Call]) -> None:
         """Runs the calls in one transaction, commits it, and only then answers."""
+        if self.failed:
+            raise _disk_failed()
         outcomes, changes = self._transact(calls)
         self._answer(outcomes, changes)
 
@@ -243,10 +250,15 @@ class Writer:
     def _refuse(self, calls: list[_Call], error: BaseException) -> None:
         answer: BaseException = error
         if isinstance(error, DBAPIError):
-            if is_fatal(error):
+            if is_fatal(error) and not self.failed:
                 with self._condition:
-                    self._broken = True
-            if isinstance(error, IntegrityError) or not isinstance(error.orig, Exception):
+                    self.failed = True
+                _log.critical(
+                    "the disk under the store failed; nothing is written until the control plane is restarted"
+                )
+            if self.failed:
+                answer = _disk_failed()
+            elif isinstance(error, IntegrityError) or not isinstance(error.orig, Exception):
                 answer = InternalError("the store refused a row")
             else:
                 answer = UnavailableError("the store's database did not take the change")
@@ -267,6 +279,10 @@ class Writer:
             except SQLAlchemyError:
                 self._connection.invalidate()
             self._connection = None
+
+
+def _disk_failed() -> UnavailableError:
+    return UnavailableError("the disk under the store failed", hint="see to the disk, then restart the control plane")
 
 
 def _may_retry(error: SQLAlchemyError) -> bool:
