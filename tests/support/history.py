@@ -60,13 +60,13 @@ def task_states(stack: Stack, run: str) -> list[Entry]:
                 return entries
 
 
-def task_runs(stack: Stack, run: str) -> list[TaskRun]:
+def task_runs(stack: Stack, run: str, project: str = PROJECT) -> list[TaskRun]:
     """Returns the task runs of a run."""
     with stack.connection() as connection:
-        return list(_task_runs(connection, run))
+        return list(_task_runs(connection, run, project))
 
 
-def _task_runs(connection: Connection, run: str) -> Iterator[TaskRun]:
+def _task_runs(connection: Connection, run: str, project: str = PROJECT) -> Iterator[TaskRun]:
     """Yields every task run of a run."""
     from heliograph.api.v1 import task_run_service_pb2 as api
 
@@ -74,7 +74,7 @@ def _task_runs(connection: Connection, run: str) -> Iterator[TaskRun]:
     while True:
         page = connection.call(
             connection.services.task_runs.ListTaskRuns,
-            api.ListTaskRunsRequest(parent=f"projects/{PROJECT}/flowRuns/{run}", page_size=1000, page_token=token),
+            api.ListTaskRunsRequest(parent=f"projects/{project}/flowRuns/{run}", page_size=1000, page_token=token),
         )
         yield from page.task_runs
         token = page.next_page_token

@@ -20,7 +20,7 @@ class Tap:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
-        self._streams: list[bytearray] = []
+        self._connections: list[tuple[bytearray, bytearray]] = []
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, name="tap", daemon=True).start()
 
@@ -33,10 +33,14 @@ class Tap:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
+    def connections(self) -> list[tuple[bytes, bytes]]:
+        """Returns what each connection has carried so far: to the target, and back."""
+        with self._lock:
+            return [(bytes(there), bytes(back)) for there, back in self._connections]
+
     def recorded(self) -> list[bytes]:
         """Returns what each direction of each connection carried."""
-        with self._lock:
-            return [bytes(stream) for stream in self._streams]
+        return [stream for both in self.connections() for stream in both]
 
     def _accept(self) -> None:
         while True:
@@ -52,11 +56,11 @@ class Tap:
             for end in (inward, outward):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [inward, outward]
-            for source, sink in ((inward, outward), (outward, inward)):
-                kept = bytearray()
-                with self._lock:
-                    self._streams.append(kept)
-                threading.Thread(target=self._relay, args=(source, sink, kept), daemon=True).start()
+            kept = bytearray(), bytearray()
+            with self._lock:
+                self._connections.append(kept)
+            for source, sink, stream in ((inward, outward, kept[0]), (outward, inward, kept[1])):
+                threading.Thread(target=self._relay, args=(source, sink, stream), daemon=True).start()
 
     def _relay(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
         with contextlib.suppress(OSError):
