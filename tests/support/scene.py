@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -77,10 +77,17 @@ def bundle(**fields: Any) -> flows_pb.BundleReference:
     )
 
 
+class Plane(Protocol):
+    """A control plane, wherever it runs."""
+
+    address: str
+    token: str
+
+
 class Api:
     """Stubs of all services with one token."""
 
-    def __init__(self, stack: ExitStack, plane: InProcessControlPlane, token: str) -> None:
+    def __init__(self, stack: ExitStack, plane: Plane, token: str) -> None:
         made: grpc.Channel = stack.enter_context(channel(plane.address, token))
         self.channel = made
         self.admin = admin_service_pb2_grpc.AdminServiceStub(made)

@@ -72,7 +72,7 @@ class Honest:
 
     def _ask(self) -> None:
         with channel(self._plane.address, self._plane.token) as made:
-            call = made.unary_unary(WHO_AM_I)
+            call: Any = made.unary_unary(WHO_AM_I)
             while not self._stop.wait(0.01):
                 try:
                     call(b"", timeout=30)
@@ -351,7 +351,7 @@ def test_a_token_has_so_many_calls_at_once_and_no_more(tmp_path: Path, monkeypat
         scene = Scene(stack, small)
         greedy, modest = scene.token("viewer").secret, scene.api_as("viewer")
         with channel(small.address, greedy) as made, contextlib.closing(Attacker(small.address)) as silent:
-            call = made.unary_unary(WHO_AM_I)
+            call: Any = made.unary_unary(WHO_AM_I)
             for number in range(5):
                 # A call whose message never comes counts like any other.
                 silent.send(frame(HEADERS, END_HEADERS, 2 * number + 1, call_headers(WHO_AM_I, greedy)))
