@@ -143,7 +143,7 @@ class Bench:
 
     def quiet(self) -> None:
         """Waits until nothing is left of earlier runs but what an idle agent keeps."""
-        wait_until(lambda: len(self.family()) <= IDLE_FAMILY, "the runs' processes are gone", 60.0)
+        wait_until(lambda: len(self.family()) <= IDLE_FAMILY, "all processes are gone that an idle agent lets go", 90.0)
         time.sleep(0.5)
 
     def family(self) -> list[psutil.Process]:

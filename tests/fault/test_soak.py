@@ -37,7 +37,7 @@ AT_ONCE = 20
 FIRST_RUNS = 40
 
 MOST_MORE_MEBIBYTES = {"control plane": 30.0, "agent": 10.0, "warm parent": 10.0}
-MOST_MORE_HANDLES = 4
+MOST_MORE_HANDLES = 6
 """Descriptors and threads more or fewer: pools of threads grow as they are needed, connections come and go."""
 
 
@@ -106,8 +106,8 @@ def soak(stack: Stack, runs: int) -> tuple[dict[str, tuple[Taken, Taken]], list[
     return {name: (before[name], after[name]) for name in processes}, found
 
 
-STANDING_BY = 1
-"""Supervisors that stand by when nothing runs, each with its flow process."""
+STANDING_BY = 4
+"""Most supervisors that stand by when nothing runs, each with its flow process."""
 
 
 def words(taken: dict[str, tuple[Taken, Taken]]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.fault.conftest import PLANTED
 from tests.integration.agent.conftest import alive, kill
 from tests.integration.agent.test_launcher import Ground
 
@@ -120,3 +121,32 @@ async def test_settings_of_the_run_hold_in_what_stood_by(ground: Standing, level
         await ground.until(lambda: "Beginning flow run" in output.read_text())
     assert ("Beginning flow run" in output.read_text()) == (level == "INFO")
     assert "rehearsal" not in output.read_text()
+
+
+async def test_as_many_stand_by_as_came_at_once_and_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short idling is planted: nobody wants to wait for 20 s."""
+    monkeypatch.setenv("PYTHONPATH", str(PLANTED))
+    monkeypatch.setenv("HELIOGRAPH_PLANTED_BUG", "idle_soon")
+    ground = Standing(tmp_path, warm=True)
+    await ground.launcher.open(ground.hints.append)
+    try:
+        await ground.stands_by()
+        handles = [await ground.launch(epoch=epoch) for epoch in range(1, 4)]
+        for handle in handles:
+            await ground.until(lambda handle=handle: ground.directory(handle).processes() is not None)
+            await ground.launcher.stop(handle, abandon=True)
+            await ground.exit_of(handle)
+        most = 0
+
+        def let_go() -> bool:
+            nonlocal most
+            waiting = len(ground.parent().children())
+            most = max(most, waiting)
+            return most > 1 and waiting == 1
+
+        await ground.until(let_go)
+        assert most == 3, "one for each that came at once"
+    finally:
+        await ground.launcher.close()

@@ -4,15 +4,15 @@ It holds no channel, no thread and no user module, so its children start clean. 
 agent ends it and starts another when the installed distributions change. It ends when the agent does; supervisors that
 it started go on.
 
-While nothing is asked for it keeps one supervisor standing by, its flow process forked and warmed up: a launch then
-costs a message. Those that come faster than that are forked as they come.
+While nothing is asked for it keeps a supervisor standing by, its flow process forked and warmed up: a launch then
+costs a message. Where launches come several at a time, as many stand by as came, up to a limit and for a while; those
+that come faster than that are forked as they come.
 
 Requests and answers are datagrams on one socket: a run directory's path in, pid and start time out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -21,13 +21,10 @@ import signal
 import socket
 import sys
 import threading
-import traceback
-from dataclasses import dataclass
+
+from heliograph_agents.launchers.local.standing import Standing
 
 MAX_DATAGRAM_BYTES = 65536
-
-QUIET_SECONDS = 0.15
-"""How long nothing was asked for before a supervisor is made to stand by: it must not slow the run just launched."""
 
 _PRELOADED = (
     "heliograph.client.channel",
@@ -69,74 +66,14 @@ def serve(connection: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # children share these pages: the collector must not touch them
     connection.send(json.dumps({"ready": os.getpid()}).encode())
-    spare: _Child | None = None
-    last = b""
+    standing = Standing(connection)
     while True:
-        if spare is None and not select.select([connection], [], [], QUIET_SECONDS)[0]:
-            with contextlib.suppress(OSError):  # no room for it: the next launch may find some
-                spare = _fork(connection, None, last)
+        while not select.select([connection], [], [], standing.patience_seconds())[0]:
+            standing.adjust()
         request = connection.recv(MAX_DATAGRAM_BYTES)
         if not request:
             return
-        connection.send(json.dumps(_launch(request, connection, spare)).encode())
-        last = request
-        if spare is not None:
-            spare.orders.close()
-            spare = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Child:
-    """A forked supervisor that waits to be told its run directory."""
-
-    pid: int
-    orders: socket.socket
-
-
-def _launch(request: bytes, connection: socket.socket, spare: _Child | None) -> dict[str, object]:
-    from heliograph_agents import processes
-
-    path = request.decode()
-    if spare is not None:
-        try:
-            spare.orders.send(request)
-        except OSError:  # it was killed
-            pass
-        else:
-            return {"path": path, "pid": spare.pid, "start": processes.start_time(spare.pid)}
-    try:
-        child = _fork(connection, spare, b"")
-        with child.orders:
-            child.orders.send(request)
-    except OSError as error:
-        return {"path": path, "error": f"cannot fork: {error}"}
-    return {"path": path, "pid": child.pid, "start": processes.start_time(child.pid)}
-
-
-def _fork(connection: socket.socket, spare: _Child | None, last: bytes) -> _Child:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        # What is left open here would hide the warm parent's end from the agent, and from a supervisor standing by.
-        for unused in (connection, ours, *((spare.orders,) if spare is not None else ())):
-            unused.close()
-        _become_supervisor(theirs, last)
-    theirs.close()
-    return _Child(pid, ours)
-
-
-def _become_supervisor(orders: socket.socket, last: bytes) -> None:
-    from heliograph_agents import supervisor
-
-    code = 1
-    try:
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        code = supervisor.stand_by(orders, last)
-    except BaseException:  # noqa: BLE001 (the boundary of the forked process): it must never return into the warm parent's loop
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+        connection.send(json.dumps(standing.launch(request)).encode())
 
 
 def main() -> None:

@@ -59,6 +59,11 @@ def store_lines_as_they_come(logs: Any) -> None:
     logs.LogStore._accept = and_again
 
 
+def idle_soon(standing: Any) -> None:
+    """Not a bug: what stands by without need is let go after a second."""
+    standing.IDLE_SECONDS = 1.0
+
+
 def beat_often(agents: Any) -> None:
     """Not a bug: heartbeats come often, so that a test need not wait for them."""
     agents.NEXT_HEARTBEAT = agents.convert.duration(2_000_000)
@@ -107,6 +112,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
         "heliograph_control_plane.services.logs": die_with_lines_committed,
         "heliograph_control_plane.store.logs": store_lines_as_they_come,
     },
+    "idle_soon": {"heliograph_agents.launchers.local.standing": idle_soon},
     "leak_with_each_run": {
         "heliograph_control_plane.services.agents": keep_each_exit,
         "heliograph_agents.performer": open_a_file_each_time,
