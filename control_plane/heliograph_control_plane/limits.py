@@ -54,10 +54,14 @@ def channel_options() -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", MAX_GRAPH_REQUEST_BYTES + 64 * 1024),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        # A client that vanished is known after 30 s: no run is offered to its long poll after that. (What gRPC goes by
+        # is the timeout of pings.)
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Clients ping every 30 s, and may do so every 10 s; whoever does it more often is sent away.
+        # Clients ping every 20 s, and may do so every 10 s; whoever does it more often is sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 9_000),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),

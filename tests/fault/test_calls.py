@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.fault.conftest import StackFactory
+from tests.fault.conftest import PLANTED
 from tests.support.figures import Figure
 from tests.support.forms import forms
 from tests.support.grpc_proxy import Fault, GrpcProxy, Injection
@@ -26,7 +26,10 @@ from heliograph.client.client import Client
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import HeliographError
 
+pytestmark = pytest.mark.xdist_group("network")
+
 STEPS = 3
+SHORT = "short_deadlines"
 
 TALKATIVE = f'''
 import json, os, time
@@ -102,7 +105,6 @@ _FAULTS: tuple[tuple[Fault, dict[str, Any]], ...] = (
     (Fault.EATEN, {"times": 3}),
     (Fault.HELD, {}),
     (Fault.DUPLICATED, {}),
-    (Fault.DUPLICATED, {"times": 3}),
     (Fault.ECHOED, {"seconds": 0.3}),
     (Fault.DELAYED, {"seconds": 0.3}),
     (Fault.DELAYED, LATE),
@@ -122,7 +124,10 @@ def cell(method: str, fault: Fault, **options: Any) -> Cell:
     return Cell(method, fault, {**_CALLS[method], **options}, first, releases=method == "ReleaseFlowRun")
 
 
-ALL = tuple(cell(method, fault, **options) for method in _CALLS for fault, options in _FAULTS)
+ALL = (
+    *(cell(method, fault, **options) for method in _CALLS for fault, options in _FAULTS),
+    *(cell(method, Fault.DUPLICATED, times=3) for method in ("StreamRunEvents", "ReportRunEvents", *PERIODIC)),
+)
 
 SELECTION = (
     cell("LeaseFlowRuns", Fault.EATEN),
@@ -144,20 +149,49 @@ SELECTION = (
 )
 
 
-@contextmanager
-def behind_a_proxy(make_stack: StackFactory, *planted: str) -> Iterator[tuple[Stack, GrpcProxy]]:
-    """A stack whose agent reaches the control plane through the proxy, with short deadlines."""
-    stack = make_stack(planted=",".join(("short_deadlines", "short_accepts", *planted)), agent=False)
-    with GrpcProxy(stack.address) as proxy:
-        stack.agents_address = proxy.address
-        stack.start_agent()
+@dataclass(frozen=True)
+class Network:
+    """A control plane, a proxy in front of it, and a client that does not go through the proxy."""
+
+    stack: Stack
+    proxy: GrpcProxy
+    client: Client
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """No agent yet: each test has one of its own."""
+    stack = Stack(tmp_path_factory.mktemp("network"))
+    stack.environment |= {"PYTHONPATH": str(PLANTED), "HELIOGRAPH_PLANTED_BUG": SHORT}
+    try:
+        stack.start_control_plane()
         stack.register(TALKATIVE)
-        yield stack, proxy
+        token = stack.environment["HELIOGRAPH__CLIENT__TOKEN"]
+        with GrpcProxy(stack.address) as proxy, Client(stack.address, token, timeout_seconds=20) as client:
+            stack.agents_address = proxy.address
+            yield Network(stack, proxy, client)
+    finally:
         stack.stop()
 
 
-def story(stack: Stack, client: Client, found: Any, name: str, *, releases: bool) -> None:
+@contextmanager
+def agent(network: Network, planted: str = "") -> Iterator[str]:
+    """An agent behind the proxy, with a planted bug; killed at the end."""
+    network.proxy.clear()
+    name = f"agent-{planted or len(network.stack.agents)}"
+    network.stack.environment["HELIOGRAPH_PLANTED_BUG"] = ",".join(filter(None, (SHORT, "short_accepts", planted)))
+    process = network.stack.start_agent(name)
+    try:
+        yield name
+    finally:
+        network.proxy.clear()
+        process.kill()
+        process.wait()
+
+
+def story(network: Network, found: Any, name: str, *, releases: bool) -> None:
     """Checks that all of a run happened once, and is stored once and in order."""
+    stack = network.stack
     run = found.name.rpartition("/")[2]
     assert [line.step for line in witness(stack.root / f"{name}.jsonl")] == list(range(STEPS)), "each step ran once"
     assert found.attempt == 1 or releases, f"it was started {found.attempt} times"
@@ -168,7 +202,7 @@ def story(stack: Stack, client: Client, found: Any, name: str, *, releases: bool
         slugs = [slug for slug, seen in steps if seen is state]
         assert len(slugs) == len(set(slugs)) == STEPS, f"{state.name} of each step is stored once: {steps}"
     assert {entry.epoch for entry in entries} == {1} or releases, "one lease was enough"
-    said = [entry.message for entry in client.list_logs(run) if "ran" in entry.message]
+    said = [entry.message for entry in network.client.list_logs(run) if "ran" in entry.message]
     assert said == [f"step {number} ran" for number in range(STEPS)], f"each line is there once, in order: {said}"
     assert found.missing_events == 0
     for log in stack.home.glob(f"agent/agents/*/runs/{run}.*/supervisor.log"):
@@ -183,40 +217,70 @@ def inject(proxy: GrpcProxy, cell: Cell) -> Injection:
     return proxy.inject(cell.method, cell.fault, **cell.options)
 
 
-def befall(stack: Stack, proxy: GrpcProxy, client: Client, cell: Cell, number: int) -> None:
+def befall(network: Network, cell: Cell, name: str, seconds: float = 60.0) -> None:
     """Has a run suffer one cell's fault."""
-    name = f"run-{number}"
+    stack, proxy = network.stack, network.proxy
     injection = inject(proxy, cell)
     if cell.method in PERIODIC and cell.fault not in (Fault.EATEN, Fault.HELD, Fault.ECHOED):
         wait_until(injection.happened.is_set, "the fault befell", seconds=30)  # the next one has to do with the run
-    run = client.create_flow_run(f"{PROJECT}/talkative", {"witness": str(stack.root / f"{name}.jsonl")})
+    run = network.client.create_flow_run(f"{PROJECT}/talkative", {"witness": str(stack.root / f"{name}.jsonl")})
     if cell.method == "ReleaseFlowRun":  # what made the release necessary is over
         wait_until(injection.happened.is_set, "the lease is given back", seconds=60)
         proxy.clear()
-    found = stack.wait_for(run, StateCode.SUCCESS, seconds=60)
-    wait_until(injection.happened.is_set, "the fault befell", seconds=30)
-    story(stack, client, found, name, releases=cell.releases)
+    found = stack.wait_for(run, StateCode.SUCCESS, seconds=seconds)
+    # A duplicate is no reason to call again: there may be fewer calls than it waits for.
+    enough = 1 if cell.fault is Fault.DUPLICATED else injection.times
+    wait_until(lambda: injection.hits >= enough, "the fault befell", seconds=30)
+    story(network, found, name, releases=cell.releases)
 
 
 @forms("cells", quick=(SELECTION,), full=(ALL,), seconds=3600)
-@pytest.mark.xdist_group("network")
 def test_every_call_of_agent_and_supervisor_takes_effect_once(
-    make_stack: StackFactory, cells: tuple[Cell, ...], figure: Figure
+    network: Network, cells: tuple[Cell, ...], figure: Figure
 ) -> None:
     """Lease, accept, heartbeat, events by stream and by single calls, log lines, exit, release, times all faults."""
-    with behind_a_proxy(make_stack) as (stack, proxy), client_of(stack) as client:
+    before = sum(network.proxy.calls.values())
+    with agent(network) as name:
         for number, one in enumerate(cells):
             try:
-                befall(stack, proxy, client, one, number)
+                befall(network, one, f"{name}-{number}")
             except (AssertionError, HeliographError) as error:
-                raise AssertionError(f"{one}: {error}\n{stack.log('agent-1')[-3000:]}") from error
-        proxy.clear()
-        wait_until(lambda: all(agent.running == 0 for agent in stack.agents_seen()), "its slots are free", seconds=40)
-        figure(f"{len(cells)} faults of calls, {sum(proxy.calls.values())} calls: 0 lost, 0 doubled, 0 out of order")
+                raise AssertionError(f"{one}: {error}\n{network.stack.log(name)[-3000:]}") from error
+        network.proxy.clear()
+        wait_until(
+            lambda: [seen.running for seen in network.stack.agents_seen() if seen.name == f"agents/{name}"] == [0],
+            "its slots are free", seconds=40,
+        )  # fmt: skip
+    calls = sum(network.proxy.calls.values()) - before
+    figure(f"{len(cells)} faults of calls, {calls} calls: 0 lost, 0 doubled, 0 out of order")
 
 
-@contextmanager
-def client_of(stack: Stack, address: str = "") -> Iterator[Client]:
-    """A client with the administrator's token."""
-    with Client(address or stack.address, stack.environment["HELIOGRAPH__CLIENT__TOKEN"], timeout_seconds=20) as client:
-        yield client
+@pytest.mark.parametrize(
+    ("planted", "cell"),
+    [
+        pytest.param("number_anew", cell("StreamRunEvents", Fault.EATEN), id="number_anew"),
+        pytest.param("new_request_ids", cell("LeaseFlowRuns", Fault.EATEN), id="new_request_ids"),
+        pytest.param("no_deadlines", cell("AcceptFlowRun", Fault.HELD), id="no_deadlines"),
+        pytest.param("no_ack_deadline", cell("StreamRunEvents", Fault.HELD), id="no_ack_deadline"),
+        pytest.param(
+            "believe_the_balancer",
+            cell("AcceptFlowRun", Fault.ANSWERED, status=grpc.StatusCode.NOT_FOUND),
+            id="believe_the_balancer",
+        ),
+    ],
+)
+def test_mistakes_about_calls_are_found(network: Network, planted: str, cell: Cell) -> None:
+    """The planted twins: what is sent again is numbered or named anew, is waited for for ever, or by the wrong one."""
+    with agent(network, planted), pytest.raises(AssertionError, match=r"is finished|is stored once|is CRASHED|started"):
+        befall(network, cell, planted, seconds=8)
+
+
+def test_an_agent_that_is_forbidden_leaves_and_says_why(network: Network) -> None:
+    """403 from whatever stands between, again and again: no limbo, but exit code 4 and a clear line."""
+    with agent(network) as name:
+        process = network.stack.agents[-1]
+        for method in ("LeaseFlowRuns", "HeartbeatAgent"):
+            network.proxy.inject(method, Fault.ANSWERED, status=grpc.StatusCode.PERMISSION_DENIED, times=100)
+        wait_until(lambda: process.poll() is not None, "the agent leaves", seconds=60)
+        assert process.returncode == 4
+        assert "refuses this agent's token" in network.stack.log(name)

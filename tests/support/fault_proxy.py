@@ -174,6 +174,11 @@ class FaultProxy:
             self._server = None
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Cancelled with the proxy; asyncio would make a noise about a handler that ends so.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)

@@ -136,8 +136,12 @@ def open_channel(
     options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_SECONDS * 1000),
+        # The limit that gRPC really goes by; a minute by default, however short the one above is.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_ANSWER_SECONDS * 1000),
         # gRPC would stop asking, or ask more seldom, while a long poll or a stream waits without data.
         ("grpc.http2.max_pings_without_data", 0),
+        # A channel made anew is to have a connection of its own, not the one that its predecessor was given up for.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),

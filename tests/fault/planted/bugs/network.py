@@ -42,20 +42,22 @@ def short_keepalive(channel: Any) -> None:
     channel.KEEPALIVE_SECONDS, channel.KEEPALIVE_ANSWER_SECONDS = 2, 1
 
 
-def allow_short_keepalive(server: Any) -> None:
+def allow_short_keepalive(limits: Any) -> None:
     """The control plane puts up with that, and does the same."""
     short = {
         "grpc.keepalive_time_ms": 2_000,
         "grpc.keepalive_timeout_ms": 1_000,
+        "grpc.http2.ping_timeout_ms": 1_000,
         "grpc.http2.min_recv_ping_interval_without_data_ms": 500,
         "grpc.http2.min_ping_interval_without_data_ms": 500,
     }
-    server._OPTIONS = tuple((key, short.get(key, value)) for key, value in server._OPTIONS)
+    options = limits.channel_options
+    limits.channel_options = lambda: tuple((key, short.get(key, value)) for key, value in options())
 
 
 def short_leases(runs: Any) -> None:
-    """A lease lives 3 s, renewed every second; a run that nobody vouches for is given up after 6 s."""
-    runs.ACCEPT_WITHIN, runs.RUN_LEASE, runs.RENEW_EVERY, runs.LOST_AFTER = (n * runs.SECOND for n in (5, 3, 1, 6))
+    """A lease lives 1.5 s, renewed every half; a run that nobody vouches for is given up after 3 s."""
+    runs.RUN_LEASE, runs.RENEW_EVERY, runs.LOST_AFTER = (n * runs.SECOND // 2 for n in (3, 1, 6))
     runs.UNFINISHED = {
         key: replace(found, within=runs.LOST_AFTER if key[1] is runs.Phase.HELD else found.within)
         for key, found in runs.UNFINISHED.items()
@@ -69,8 +71,8 @@ def short_heartbeats(agents: Any) -> None:
 
 
 def short_watch(watchdog: Any) -> None:
-    """The watchdog looks five times a second, and waits 2 s."""
-    watchdog.CHECK_SECONDS, watchdog.MISSED_CHECKS = 0.2, 10
+    """The watchdog looks twice a second, and waits 4 s."""
+    watchdog.CHECK_SECONDS, watchdog.MISSED_CHECKS = 0.5, 8
 
 
 def stuck_on_signal(agent: Any) -> None:
@@ -173,26 +175,6 @@ def give_up(link: Any) -> None:
     link.Link._failed = fed_up
 
 
-def go_with_the_channel(link: Any) -> None:
-    """Calls that end with their channel end the loops that made them."""
-    noted = link.Link._noted
-
-    async def cancelled(self: Any, call: Any) -> Any:
-        try:
-            return await noted(self, call)
-        except link.UnavailableError as error:
-            if "made anew" in str(error):
-                raise asyncio.CancelledError from None
-            raise
-
-    link.Link._noted = cancelled
-
-
-def look_alive(agent: Any) -> None:
-    """An agent of which a part has ended goes on with the others."""
-    agent.Agent._on_done = lambda self, task: self._tasks.discard(task)
-
-
 def kill_when_away(supervisor: Any) -> None:
     """The supervisor ends the flow when the control plane stays away."""
     turn = supervisor._Supervisor._turn
@@ -265,10 +247,6 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "believe_the_balancer": {"heliograph_agents.link": believe_the_balancer},
     "blind_watchdog": {"heliograph_agents.watchdog": blind_watchdog},
     "give_up": {"heliograph_agents.link": give_up},
-    "go_with_the_channel": {
-        "heliograph_agents.link": go_with_the_channel,
-        "heliograph_agents.agent": look_alive,
-    },
     "heartbeat_in_the_flow": {"heliograph_agents.shipping": heartbeat_in_the_flow},
     "kill_when_away": {"heliograph_agents.supervisor": kill_when_away},
     "new_client_request_ids": {"heliograph.client.connection": new_client_request_ids},
@@ -283,7 +261,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "short_deadlines": _SHORT,
     "short_keepalive": {
         "heliograph.client.channel": short_keepalive,
-        "heliograph_control_plane.server": allow_short_keepalive,
+        "heliograph_control_plane.limits": allow_short_keepalive,
     },
     "short_leases": {
         "heliograph_control_plane.domain.runs": short_leases,
