@@ -62,8 +62,8 @@ def prepare(record: LaunchRecord) -> Ready:
     return Ready(
         folder,
         settings,
-        failure_text=_stricter(settings.failure_text, agent.failure_text),
-        log_mode=_stricter(settings.log_mode, agent.log_mode),
+        failure_text=stricter(settings.failure_text, agent.failure_text),
+        log_mode=stricter(settings.log_mode, agent.log_mode),
     )
 
 
@@ -107,7 +107,7 @@ def _reference(spec: BundleSpec) -> BundleRef:
     )
 
 
-def _stricter(wish: str, limit: str) -> str:
+def stricter(wish: str, limit: str) -> str:
     """Returns the mode that tells less: an agent's setting is a limit, a flow may only ask for less.
 
     For log lines `local` tells less than `redacted` and that less than `full`, as for texts of failures.

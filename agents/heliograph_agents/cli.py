@@ -55,6 +55,12 @@ def _start_options(command: Any) -> Any:
                 help="Most of a log line that may leave this side. [default: redacted]",
             ),
             click.option(
+                "--policy",
+                default="",
+                type=click.Path(exists=True, dir_okay=False),
+                help="What may run here. [default: policy.toml of the home, where there is one]",
+            ),
+            click.option(
                 "--work-dir",
                 type=click.Path(exists=True, file_okay=False),
                 help="Folder in which flows start. [default: this one]",

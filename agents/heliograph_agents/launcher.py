@@ -18,7 +18,7 @@ from heliograph.storage import LaunchSettings
 
 @dataclass(frozen=True, slots=True)
 class BundleSpec:
-    """Where the flow's bundle is and which bytes it must have: `BundleReference` of the API."""
+    """Where the flow's bundle is and which bytes it must have: `BundleReference` of the API, and the image."""
 
     storage: str
     location: str
@@ -27,6 +27,9 @@ class BundleSpec:
     pickled: bool
     python_version: str
     host: str
+    image: str = ""
+    signature_hex: str = ""
+    signing_key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +165,44 @@ class LaunchError(Exception):
         self.retry_seconds = retry_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What of a plan an agent's policy judges: what would really be started, not what was asked for.
+
+    Attributes:
+        image: Container image; empty means none.
+        env: Names of the variables that the run config sets.
+        mounts: What of the host the run would see: a path, with `:ro` when it cannot write there.
+        cpu_millis: Processor share asked for; 0 means not said.
+        memory_bytes: Memory asked for; 0 means not said.
+        privileged: Rights beyond those of an ordinary container: privileged mode, capabilities, the host's network or
+            processes. One word each.
+        identities: Service accounts and roles.
+        options: Names of the launcher's own options that the run config uses.
+        working_dir: Folder on the agent's host in which it starts; empty means the agent's.
+    """
+
+    image: str = ""
+    env: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    privileged: tuple[str, ...] = ()
+    identities: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    working_dir: str = ""
+
+
 class Plan(Protocol):
     """What a launcher will start: made without looking at the outside world, so that tests can compare it."""
 
     @property
     def spec(self) -> RunSpec:
         """The attempt."""
+
+    @property
+    def facts(self) -> PlanFacts:
+        """What the agent's policy judges."""
 
 
 class Launcher(Protocol):

@@ -141,7 +141,9 @@ class Performer:
     async def _launch(self, spec: RunSpec, credentials: Credentials) -> Event:
         try:
             settings = await self._gate.admit(spec)
-            handle = await self._launcher.launch(self._launcher.plan(spec, settings), credentials)
+            plan = self._launcher.plan(spec, settings)
+            self._gate.judge(plan)
+            handle = await self._launcher.launch(plan, credentials)
         except LaunchError as error:
             _log.error("%s was not launched: %s", spec.flow_run, error)
             return LaunchFailed(error.failure, error.retry_seconds)
@@ -297,6 +299,9 @@ def spec_of(lease: pb.FlowRunLease) -> RunSpec:
             pickled=bundle.format == BUNDLE_FORMAT_PICKLE,
             python_version=bundle.python_version,
             host=bundle.host,
+            image=version.launch.image,
+            signature_hex=bundle.signature.hex(),
+            signing_key_id=bundle.signing_key_id,
         ),
         graph_hash=version.graph.graph_hash,
         scheduled_time_micros=run.scheduled_time.ToMicroseconds(),

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from heliograph_agents.agent import START_TIMEOUT_SECONDS, Agent, AgentOptions
+from heliograph_agents.bundles import stricter
 from heliograph_agents.gate import Gate
 from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
 from heliograph_agents.launchers.kinds import Ground, Kind, kind
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
+from heliograph_agents.policy import Policy, load_policy
 from heliograph_agents.run_directory import RunSettings
 from heliograph_agents.watchdog import Watchdog
 
@@ -44,6 +46,7 @@ class StartOptions:
         grace_seconds: How long a cancelled flow has to end by itself.
         start_timeout_seconds: How long a run's infrastructure may take until its supervisor is heard of.
         max_polls: Polls after which it leaves; 0 means none.
+        policy: Its policy file; empty: that of the settings, then `policy.toml` of the home, where there is one.
         options: Options of the launcher's own, by parameter name.
     """
 
@@ -63,6 +66,7 @@ class StartOptions:
     grace_seconds: float = 10.0
     start_timeout_seconds: float = START_TIMEOUT_SECONDS
     max_polls: int = 0
+    policy: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +118,7 @@ def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folder
     address, tls = settings.client.address, tls_settings()
     token = find_token(normalize_address(address)[0])
     files = TlsFiles(tls.get("tls_ca", ""), tls.get("tls_cert", ""), tls.get("tls_key", ""))
+    policy = find_policy(options.policy, places.home)
     link = Link(address, token.token if token else None, files, insecure=bool(tls.get("insecure")))
     how = RunSettings(
         address=address,
@@ -125,8 +130,8 @@ def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folder
         import_paths=tuple(str(Path(path).absolute()) for path in options.import_paths),
         work_dir=str(Path(options.work_dir).absolute()) if options.work_dir else str(Path.cwd()),
         show_output=options.show_flow_logs,
-        failure_text=options.failure_text or settings.agent.failure_text,
-        log_mode=options.log_mode or settings.agent.log_mode,
+        failure_text=stricter(policy.failure_text, options.failure_text or settings.agent.failure_text),
+        log_mode=stricter(policy.log_mode, options.log_mode or settings.agent.log_mode),
         grace_seconds=options.grace_seconds,
     )
     what = AgentOptions(
@@ -141,8 +146,21 @@ def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folder
         max_polls=options.max_polls,
     )
     launcher = chosen.make(Ground(how, places, options.options))
-    gate = Gate(places.cache, needs_settings=launcher.needs_settings)
+    gate = Gate(places.cache, needs_settings=launcher.needs_settings, policy=policy)
     return Agent(what, link, launcher, Offers(places.agent / "offers"), gate)
+
+
+def find_policy(named: str, home: Path) -> Policy:
+    """Returns the agent's policy: that of a file that is named, else of the home; else one that allows everything.
+
+    Raises:
+        ConfigurationError: The file is not there, or says what cannot be.
+    """
+    from heliograph.config import config
+
+    named = named or config().agent.policy
+    path = Path(named).expanduser() if named else home / "policy.toml"
+    return load_policy(path) if named or path.exists() else Policy()
 
 
 def log_to_terminal(level: str = "INFO") -> None:

@@ -48,6 +48,9 @@ class ClientConfig:
     tls_key: str = _doc("PEM file with the key of tls_cert.", "")
     insecure: bool = _doc("Allows plain text to an address that is not loopback.", False)
     timeout_seconds: float = _doc("Deadline of a call.", 10.0)
+    signing_key: str = _doc(
+        "Private key that signs what is registered; empty: $HELIOGRAPH_HOME/keys/signing.key, where there is one.", ""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class AgentConfig:
     health_address: str = _doc("Host and port of /healthz; empty: none.", "")
     failure_text: str = _doc("Most text of failures that may leave this machine: local, redacted or full.", "local")
     log_mode: str = _doc("Most of log lines that may leave this machine: local, redacted or full.", "redacted")
+    policy: str = _doc("Policy file of agents; empty: $HELIOGRAPH_HOME/policy.toml, where there is one.", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,18 @@ class GraphMismatchError(StorageError):
     failure = "GRAPH_MISMATCH"
 
 
+class SignatureError(StorageError):
+    """A bundle's signature is missing, foreign or wrong; or a key cannot be used."""
+
+    failure = "SIGNATURE"
+
+
+class PolicyError(StorageError):
+    """The agent's policy refuses a run."""
+
+    failure = "POLICY"
+
+
 class ResultStoreError(HeliographError):
     """A result could not be written or read."""
 

@@ -78,6 +78,7 @@ class Registration:
             f"  Took     {_took(self.report)}",
             *([f"  Left     {_left(self.report)}"] if self.report.dropped else []),
             f"  Runs on  {'agents ' + ' '.join(needs) if needs else 'any agent'}",
+            *([f"  Signed   by {request.bundle.signing_key_id}"] if request.bundle.signature else []),
             f"  Crossed  {', '.join(crossed)}; no code, no default, no value",
             *(f"  Note     {note}" for note in self.report.notes),
             *(f"  Warning  {warning}" for warning in self.report.warnings),
@@ -237,7 +238,36 @@ def _store(
             host=reference.host,
         )
     )
+    sign(request)
     return bundle
+
+
+def sign(request: flow_service_pb2.RegisterFlowVersionRequest) -> None:
+    """Signs what is registered, where the author has a key.
+
+    Raises:
+        SignatureError: The key cannot be used.
+    """
+    from heliograph.api.v1 import flow_service_pb2 as pb
+    from heliograph.signing import Statement, signing_key
+
+    key = signing_key()
+    if key is None:
+        return
+    reference = request.bundle
+    statement = Statement(
+        project=request.parent.partition("/")[2],
+        flow=request.flow_id,
+        storage=reference.storage,
+        location=reference.location,
+        digest=reference.digest,
+        launch_digest=reference.launch_digest,
+        image=request.launch.image,
+        graph_hash=request.graph.graph_hash,
+        pickled=reference.format == pb.BUNDLE_FORMAT_PICKLE,
+    )
+    reference.signature = key.sign(statement)
+    reference.signing_key_id = key.public.key_id
 
 
 def _require_project(client: Client, project_name: str) -> None:

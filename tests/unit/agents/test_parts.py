@@ -11,7 +11,7 @@ import pytest
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.agent import Agent, AgentOptions
-from heliograph_agents.bundles import _stricter
+from heliograph_agents.bundles import stricter
 from heliograph_agents.health import _respond
 from heliograph_agents.host import AgentRunningError, folders, lock_name
 from heliograph_agents.launchers.local.parents import child_environment, environment_fingerprint
@@ -95,4 +95,4 @@ def test_installing_something_changes_the_fingerprint(tmp_path: Path) -> None:
     [("", "redacted", "redacted"), ("full", "local", "local"), ("local", "full", "local"), ("full", "full", "full")],
 )
 def test_a_flow_may_only_ask_for_less(wish: str, limit: str, used: str) -> None:
-    assert _stricter(wish, limit) == used
+    assert stricter(wish, limit) == used

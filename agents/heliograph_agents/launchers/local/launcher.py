@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from heliograph.engine.codes import FailureCode
@@ -24,6 +24,7 @@ from heliograph_agents.launcher import (
     LaunchError,
     Liveness,
     Plan,
+    PlanFacts,
     RunSpec,
 )
 from heliograph_agents.launchers.local.parents import SpawnParent, Supervisor, WarmParent
@@ -57,6 +58,7 @@ class LocalPlan:
 
     spec: RunSpec
     folder: str
+    facts: PlanFacts = field(default_factory=PlanFacts)
 
 
 class LocalLauncher:
@@ -78,9 +80,16 @@ class LocalLauncher:
         self._watched: dict[str, int] = {}
         self._ended: Callable[[Handle], None] = _ignore
 
-    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> LocalPlan:  # noqa: ARG002 (of the interface)
+    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> LocalPlan:
         """Names the folder."""
-        return LocalPlan(spec, name_of(spec.run_id, spec.epoch))
+        facts = PlanFacts()
+        if settings is not None:
+            facts = PlanFacts(
+                env=tuple(sorted(settings.env)),
+                working_dir=settings.working_dir,
+                options=tuple(sorted(settings.options)),
+            )
+        return LocalPlan(spec, name_of(spec.run_id, spec.epoch), facts)
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
         """Makes the folder of runs, and the warm parent."""

@@ -347,6 +347,8 @@ class BundleReference(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_ID_FIELD_NUMBER: _builtins.int
     storage: _builtins.str
     """Kind of storage: `local`, `s3`."""
     location: _builtins.str
@@ -361,6 +363,12 @@ class BundleReference(_message.Message):
     """Version of the Python that made it, `3.11.7`."""
     host: _builtins.str
     """Host that has the files, for storage on a disk: only agents on that host can run the flow. Empty: any agent."""
+    signature: _builtins.bytes
+    """Ed25519 signature of the author over project, flow, storage, digests, image and graph hash. The control plane
+    keeps it; agents verify it with keys of their own. Empty: unsigned.
+    """
+    signing_key_id: _builtins.str
+    """Names the public key that belongs to it."""
     def __init__(
         self,
         *,
@@ -371,10 +379,12 @@ class BundleReference(_message.Message):
         format: Global___BundleFormat.ValueType = ...,
         python_version: _builtins.str = ...,
         host: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        signing_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "host", b"host", "launch_digest", b"launch_digest", "location", b"location", "python_version", b"python_version", "storage", b"storage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "host", b"host", "launch_digest", b"launch_digest", "location", b"location", "python_version", b"python_version", "signature", b"signature", "signing_key_id", b"signing_key_id", "storage", b"storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
