@@ -56,7 +56,6 @@ def _start_options(command: Any) -> Any:
             ),
             click.option(
                 "--policy",
-                default="",
                 type=click.Path(exists=True, dir_okay=False),
                 help="What may run here. [default: policy.toml of the home, where there is one]",
             ),
