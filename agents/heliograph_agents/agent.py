@@ -27,6 +27,7 @@ from heliograph import __version__
 from heliograph.api.v1 import agent_service_pb2 as pb
 from heliograph.client.channel import new_request_id
 from heliograph.exceptions import HeliographError, NotFoundError
+from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import Handle, InfraExit, Launcher
@@ -104,12 +105,16 @@ class Agent:
         launcher: Where its runs go.
         offers: What it has taken and not launched.
         gate: What is checked before a launch.
+        ended: How its runs ended.
     """
 
-    def __init__(self, options: AgentOptions, link: Link, launcher: Launcher, offers: Offers, gate: Gate) -> None:
+    def __init__(
+        self, options: AgentOptions, link: Link, launcher: Launcher, offers: Offers, gate: Gate, ended: Ended
+    ) -> None:
         self._options, self._link, self._launcher, self._offers = options, link, launcher, offers
         self._name = f"agents/{options.name}"
-        self._performer = Performer(self._name, link, launcher, gate)
+        self._performer = Performer(self._name, link, launcher, gate, ended)
+        self._ended, self._telling_again = ended, False
         self._trackers: dict[tuple[str, int], Tracker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -424,6 +429,7 @@ class Agent:
             pause.reset()
             self._return_at = 0.0
             self._spread_seconds = _seconds(answer.spread_return)
+            self._notice_store(answer.incarnation)
             for command in answer.commands:
                 if command.command in (asked.value for asked in Asked):
                     self._feed((command.flow_run, command.epoch), Asked(command.command))
@@ -434,6 +440,26 @@ class Agent:
             # Sooner by a little each time: agents that were started together do not stay together.
             seconds = _seconds(answer.next_heartbeat) or HEARTBEAT_SECONDS
             await asyncio.sleep(seconds * random.uniform(0.9, 1.0))  # noqa: S311 (jitter)
+
+    def _notice_store(self, incarnation: str) -> None:
+        """Notes which store answers. One that was restored is told again how runs ended, before it gives them out."""
+        before = self._ended.incarnation()
+        if incarnation == before or not incarnation or self._telling_again:
+            return
+        if not before:
+            self._ended.hear(incarnation)
+            return
+        _log.warning("the control plane was restored from a backup: it is told again how runs ended")
+        self._telling_again = True
+        self._start(self._tell_again(before, incarnation))
+
+    async def _tell_again(self, before: str, incarnation: str) -> None:
+        ends = await asyncio.to_thread(self._ended.all)
+        for end in ends:
+            await self._performer.tell_again(end, before)
+        self._ended.hear(incarnation)
+        self._telling_again = False
+        _log.info("the restored control plane was told of %d runs that had ended", len(ends))
 
     async def _stay_away(self, pause: Pause) -> None:
         """Waits before the control plane is tried again.

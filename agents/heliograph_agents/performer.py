@@ -41,12 +41,15 @@ from heliograph.reporting.batches import (
     log_request,
 )
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
+from heliograph_agents.ended import End, Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
 from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.run_directory import RunDirectory
 from heliograph_agents.shipping import LOG_METHOD, UNARY_METHOD
 from heliograph_agents.tracker import (
     Accept,
+    AcceptAgain,
     Accepted,
     Effect,
     Event,
@@ -87,10 +90,11 @@ class Performer:
         link: The control plane.
         launcher: The infrastructure.
         gate: What is checked before anything is launched.
+        ended: Takes note of how runs ended.
     """
 
-    def __init__(self, agent: str, link: Link, launcher: Launcher, gate: Gate) -> None:
-        self._agent, self._link, self._launcher, self._gate = agent, link, launcher, gate
+    def __init__(self, agent: str, link: Link, launcher: Launcher, gate: Gate, ended: Ended) -> None:
+        self._agent, self._link, self._launcher, self._gate, self._ended = agent, link, launcher, gate, ended
 
     async def perform(self, tracker: Tracker, effect: Effect) -> Event | None:
         """Carries out one effect. Returns the event that it ends in, if it ends in one."""
@@ -110,6 +114,8 @@ class Performer:
             case Release(failure, back_off, seconds):
                 await self._release(tracker, failure, back_off, seconds)
                 return Released()
+            case AcceptAgain(handle):
+                await self._accept_again(handle)
             case Forget(handle):
                 try:
                     await self._launcher.forget(handle)
@@ -161,10 +167,56 @@ class Performer:
             else:
                 return
 
+    async def _accept_again(self, handle: Handle) -> None:
+        """Has a restored control plane mint another run token, and puts it where the supervisor looks for it."""
+        request = pb.AcceptFlowRunRequest(agent=self._agent, flow_run=handle.flow_run, epoch=handle.epoch)
+        pause = Pause()
+        while True:
+            try:
+                answer = await self._link.call(Stub, "AcceptFlowRun", request)
+                break
+            except AgentRefusedError:
+                raise
+            except HeliographError as error:
+                if not _worth_another_try(error):
+                    _log.warning("%s was not accepted again: %s", handle.flow_run, error)
+                    return
+                await asyncio.sleep(pause.seconds())
+        folder = await self._launcher.outbox(handle)
+        if folder is None:
+            _log.warning("%s cannot be given a new token: its states come with its end", handle.flow_run)
+            return
+        try:
+            RunDirectory(folder.parent).replace_token(answer.run_token)
+        except OSError as error:
+            _log.error("the new token of %s cannot be written: %s", handle.flow_run, error)
+
+    async def tell_again(self, end: End, incarnation: str) -> None:
+        """Tells a restored control plane how a run ended. `incarnation`: the store that had been told before."""
+        rest = run_reporting_service_pb2.RunEventBatch(
+            flow_run=end.flow_run, epoch=end.epoch, first_sequence=end.sequence, hole_from_sequence=1,
+            incarnation=incarnation, agent=self._agent,
+        )  # fmt: skip
+        batch = event_batch(rest.SerializeToString(), [end.event])
+        pause = Pause()
+        while True:
+            try:
+                await self._link.call_raw(UNARY_METHOD, batch, run_reporting_service_pb2.RunEventAck.FromString)
+            except AgentRefusedError:
+                raise
+            except HeliographError as error:
+                if not _worth_another_try(error):
+                    return  # it is known there under a newer epoch, or not at all
+                await asyncio.sleep(pause.seconds())
+            else:
+                return
+
     async def _report(self, tracker: Tracker, found: InfraExit) -> None:
         request = pb.ReportFlowRunExitRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
         if found.reason is not None:
             request.failure.CopyFrom(_failure(found.reason, found.exit_code, found.signal))
+        if tracker.handle is not None and (folder := await self._launcher.outbox(tracker.handle)) is not None:
+            await asyncio.to_thread(self._ended.note, tracker.flow_run, tracker.epoch, folder)
         if found.time_micros:
             request.time.CopyFrom(_timestamp(found.time_micros))
         await self._insist("ReportFlowRunExit", request)

@@ -168,6 +168,10 @@ class RunDirectory:
         """Reads the run token."""
         return self.token_file.read_text()
 
+    def replace_token(self, run_token: str) -> None:
+        """Writes another run token in place of the one that is there."""
+        _replace(self.token_file, run_token)
+
     def write_processes(self, record: ProcessRecord) -> None:
         """Writes `supervisor.json`."""
         _replace(self.path / "supervisor.json", json.dumps(asdict(record)))

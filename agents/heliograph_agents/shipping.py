@@ -107,14 +107,15 @@ class Link:
                 self._channel = self._connect()
             return self._channel
 
-    def failed(self, why: str) -> None:
-        """Notes a failure; says so when the link goes down."""
+    def failed(self, error: HeliographError) -> None:
+        """Notes a failure; says so when the link goes down. Where the token was refused, there may be another now."""
         with self._lock:
             self._failures += 1
             if not self._said_down:
                 self._said_down = True
-                _log.warning("control plane away: %s; the run goes on, its states are kept here", why)
-            if self._failures % REBUILD_AFTER == 0 and self._channel is not None:
+                _log.warning("control plane away: %s; the run goes on, its states are kept here", error)
+            again = self._failures % REBUILD_AFTER == 0 or isinstance(error, UnauthenticatedError)
+            if again and self._channel is not None:
                 self._channel.close()
                 self._channel = None
 
@@ -378,7 +379,7 @@ class StatePump(_Pump):
                 self._unary = False  # not even single calls pass: whatever answers, it is not the control plane
             self.verdict = self._judge(error)
             self._rewind(self.acked + 1)
-            self._link.failed(str(error))
+            self._link.failed(error)
             if self.verdict is None:
                 self._back_off()
 
@@ -569,7 +570,7 @@ class LogPump(_Pump):
                 # The lines themselves were refused: they would be refused again, and must not hold up the others.
                 _log.warning("%d log lines were refused: %s", len(payloads), known)
                 return
-            self._link.failed(str(known))
+            self._link.failed(known)
             self._reader.seek(chunk.first_sequence)
             self._back_off()
         else:

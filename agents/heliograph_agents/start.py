@@ -13,6 +13,7 @@ from typing import Any
 
 from heliograph_agents.agent import START_TIMEOUT_SECONDS, Agent, AgentOptions
 from heliograph_agents.bundles import stricter
+from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
 from heliograph_agents.launchers.kinds import Ground, Kind, kind
@@ -147,7 +148,7 @@ def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folder
     )
     launcher = chosen.make(Ground(how, places, options.options))
     gate = Gate(places.cache, needs_settings=launcher.needs_settings, policy=policy)
-    return Agent(what, link, launcher, Offers(places.agent / "offers"), gate)
+    return Agent(what, link, launcher, Offers(places.agent / "offers"), gate, Ended(places.agent / "ended"))
 
 
 def find_policy(named: str, home: Path) -> Policy:

@@ -145,6 +145,7 @@ class Asked(Enum):
     ABANDON = 2
     FORGET = 3
     CONNECTED = 4
+    ACCEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +231,20 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptAgain:
+    """Give a live run a run token that the control plane knows. Ends by itself."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Tell the launcher that the end is known. Ends by itself."""
 
     handle: Handle
 
 
-Effect: TypeAlias = Accept | Launch | Stop | Ship | Report | Release | Forget
+Effect: TypeAlias = Accept | Launch | Stop | Ship | Report | Release | AcceptAgain | Forget
 
 Step: TypeAlias = tuple[Tracker, tuple[Effect, ...]]
 
@@ -339,6 +347,10 @@ def _forgotten(tracker: Tracker) -> Step:
 def _asked(tracker: Tracker, asked: Asked) -> Step:
     if asked is Asked.CONNECTED:
         return replace(tracker, connected=True), ()
+    if asked is Asked.ACCEPT:
+        if tracker.phase is not Phase.LIVE or tracker.handle is None:
+            return tracker, ()
+        return replace(tracker, connected=False), (AcceptAgain(tracker.handle),)
     if asked is Asked.FORGET:
         return tracker, ()  # its supervisor is told as well, and its end is seen by itself
     if asked is Asked.ABANDON:

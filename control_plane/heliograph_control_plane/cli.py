@@ -92,6 +92,31 @@ def migrate(data_dir: Path | None, database: str) -> None:
     click.echo(f"migrated {_without_password(settings.url)}")
 
 
+@server.command("mark-restored")
+@_data_dir
+@_database
+@click.option(
+    "--hold",
+    default=120,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Seconds for which runs of the backup are not given out: their agents say first what became of them.",
+)
+def mark_restored(data_dir: Path | None, database: str, hold: int) -> None:
+    """Say that the store was restored from a backup. Before the control plane is started again."""
+    from heliograph_control_plane.server import ServerSettings
+    from heliograph_control_plane.store import open_store
+
+    settings = ServerSettings(data_dir=(data_dir or _default_data_dir()).absolute(), database=database)
+    store = open_store(settings.url)
+    try:
+        incarnation = store.mark_restored(hold * 1_000_000).result()
+    finally:
+        store.close()
+    click.echo(f"incarnation  {incarnation}")
+    click.echo(f"Runs that wait in the backup are not given out for {hold} s. Start the control plane now.")
+
+
 @server.command()
 def status() -> None:
     """Ask the control plane that the client is configured for what it is."""

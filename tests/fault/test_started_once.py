@@ -39,6 +39,7 @@ from heliograph.reporting.events import flow_event
 from heliograph.reporting.lanes import STATES, LaneWriter
 from heliograph.storage import LaunchSettings
 from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, RunSpec
 from heliograph_agents.link import Link
@@ -185,7 +186,7 @@ async def storm(plane: ControlPlaneProcess, folder: Path, runs: int, kills: int)
         options = AgentOptions(name, (), 8, "")
         launcher = Witness(name, seen, folder / "outboxes")
         gate = Gate(folder / "cache", needs_settings=False)
-        agents.append(Agent(options, link, launcher, Offers(folder / name), gate))
+        agents.append(Agent(options, link, launcher, Offers(folder / name), gate, Ended(folder / name / "ended")))
     LossyLink.lost = 0
     tasks = [asyncio.create_task(agent.run()) for agent in agents]
     try:

@@ -151,6 +151,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             ]
             + [pb.RunCommand(flow_run=r.flow_run, epoch=r.epoch, command=pb.COMMAND_ABANDON) for r in foreign],
             next_heartbeat=NEXT_HEARTBEAT,
+            incarnation=self._store.incarnation,
             spread_return=convert.duration(int(spread_seconds(self._wakeups.parked_polls) * convert.MICROS)),
         )
 

@@ -8,8 +8,9 @@ from typing import Final
 from sqlalchemy import Connection, delete, insert, select, update
 
 from heliograph.exceptions import InternalError
-from heliograph_control_plane.domain.runs import LATE_REPORTS
+from heliograph_control_plane.domain.runs import LATE_REPORTS, START_WITHIN, Phase
 from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.records import Leadership, Quarantined
 from heliograph_control_plane.store.requests import prune_records
 from heliograph_control_plane.store.writer import Transaction
@@ -17,6 +18,8 @@ from heliograph_control_plane.store.writer import Transaction
 EPOCH_STEP: Final = 1 << 32
 """By how much epochs are lifted above all older ones when a store was restored."""
 _RECORDS_KEPT: Final = 25 * 3600 * 1_000_000
+
+_IDENTITY: Final = Query("SELECT key, value FROM meta", "SELECT key, value FROM meta")
 
 _m = schema.meta.c
 _l = schema.leaders.c
@@ -27,15 +30,34 @@ _t = schema.flow_runs.c
 
 def read_identity(connection: Connection) -> tuple[str, int]:
     """Returns the incarnation and the number that all new epochs must exceed."""
-    values = {row.key: row.value for row in connection.execute(select(_m.key, _m.value))}
+    values = {row.key: row.value for row in _IDENTITY.run(connection)}
     try:
         return values["incarnation"], int(values["epoch_base"])
     except KeyError as error:
         raise InternalError("the store has no identity") from error
 
 
-def mark_restored(tx: Transaction) -> tuple[str, int]:
-    """Gives the store a new identity after its database was restored from a backup."""
+def mark_restored(tx: Transaction, hold_micros: int) -> tuple[str, int]:
+    """Gives the store a new identity after its database was restored from a backup.
+
+    What waited in the backup may run or have ended since: it waits `hold_micros` more, so that whoever has it can say
+    so before it is given out again. An offer that the backup knows may have been accepted since: it is forgotten, so
+    that its holder is taken in as of any other lease that came after the backup.
+    """
+    ready = tx.now + hold_micros
+    tx.connection.execute(
+        update(schema.flow_runs)
+        .where(_t.phase == int(Phase.OFFERED))
+        .values(
+            phase=int(Phase.NONE),
+            epoch=_t.epoch - 1,
+            agent="",
+            ready_micros=ready,
+            deadline_micros=ready + START_WITHIN,
+        )
+    )
+    tx.connection.execute(update(schema.flow_runs).where(_t.ready_micros < ready).values(ready_micros=ready))
+    tx.tokens = True
     _, base = read_identity(tx.connection)
     incarnation = str(uuid.uuid4())
     for key, value in (("incarnation", incarnation), ("epoch_base", str(base + EPOCH_STEP))):

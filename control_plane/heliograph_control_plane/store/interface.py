@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from heliograph.engine.codes import StateCode
+from heliograph_control_plane.domain.runs import start_up_grace
 from heliograph_control_plane.store.pending import Pending
 from heliograph_control_plane.store.records import (
     Agent,
@@ -280,6 +281,8 @@ class Store(Protocol):
     def prune(self, limit: int = 1000) -> Pending[int]:
         """Deletes records of requests older than 24 hours and ended tokens' hashes of runs. Returns how many."""
 
-    def mark_restored(self) -> Pending[str]:
+    def mark_restored(self, hold_micros: int = start_up_grace()) -> Pending[str]:
         """Gives the store a new incarnation after its database was restored from a backup, and lifts all epochs above
-        any that was given out before. Returns the new incarnation."""
+        any that was given out before. Runs that wait in it are not given out for `hold_micros`: their agents say first
+        what became of them. Other control planes over the database follow with their next commit. Returns the new
+        incarnation."""

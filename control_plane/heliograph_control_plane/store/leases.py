@@ -45,6 +45,7 @@ from heliograph_control_plane.store.writer import Transaction
 
 _t = schema.flow_runs.c
 _r = schema.requirements.c
+_rt = schema.run_tokens.c
 
 _RUN_COLUMNS: Final = (
     "id, uuid, version_id, requirement_id, run_name, state, state_micros, parameters_json, create_micros,"
@@ -149,6 +150,7 @@ class LeaseStore:
         needed = remembered_requirements(tx)
         commands: list[RunCommand] = []
         changed: dict[str, Head] = {}
+        held_now: list[tuple[Head, HeldRun]] = []
         connected = _connected(tx, [head for one in held if one.renew and (head := heads.get(one.run_id))])
         for one in held:
             head = heads.get(one.run_id)
@@ -166,9 +168,22 @@ class LeaseStore:
             command = command_for(head, one.epoch) if mine else RunCommandKind.ABANDON
             if command is RunCommandKind.NONE and one.renew and (head.id, one.epoch) in connected:
                 command = RunCommandKind.CONNECTED
+            if command is RunCommandKind.NONE and one.epoch == head.epoch and head.phase is Phase.HELD:
+                held_now.append((head, one))
             if command is not RunCommandKind.NONE:
                 commands.append(RunCommand(one.run_id, one.epoch, command))
         save_heads(tx, changed.values())
+        if self.epoch_base and held_now:
+            # Only a restored store has accepted runs whose tokens it does not know.
+            rows = tx.connection.execute(
+                select(_rt.run_id, _rt.epoch).where(_rt.run_id.in_([head.id for head, _ in held_now]))
+            )
+            known = {(run, epoch) for run, epoch in rows}
+            commands += [
+                RunCommand(one.run_id, one.epoch, RunCommandKind.ACCEPT)
+                for head, one in held_now
+                if (head.id, head.epoch) not in known
+            ]
         return tuple(commands)
 
     def _forgotten(self, head: Head, epoch: int) -> bool:

@@ -368,6 +368,7 @@ class RunCommandKind(IntEnum):
     ABANDON = 2
     FORGET = 3
     CONNECTED = 4
+    ACCEPT = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import UnavailableError
+from heliograph_control_plane.domain.runs import start_up_grace
 from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, tokens
 from heliograph_control_plane.store.database import Database
 from heliograph_control_plane.store.events import EventStore
@@ -85,11 +86,24 @@ class SqlStore:
         self._notices: Notices | None = None
         if database.kind == "postgresql":
             self._notices = Notices(database.reading, self._deliver)
+            self._writer.on_begin = self._follow_identity
             self._writer.on_commit = self._log_writer.on_commit = self._notices.publish
         self._closed = False
 
     def _make_writer(self, name: str) -> Writer:
         return Writer(self._database, self._database.main, self._subscribers, name)
+
+    def _follow_identity(self, tx: Transaction) -> None:
+        """Notices, before anything is decided, that the database was restored under this control plane."""
+        identity = admin.read_identity(tx.connection)
+        if identity[0] != self._events.incarnation:
+            self._become(tx, identity)
+
+    def _become(self, tx: Transaction, identity: tuple[str, int]) -> None:
+        self._events.incarnation, self._events.epoch_base = identity
+        self._leases.incarnation, self._leases.epoch_base = identity
+        tx.memory.clear()
+        tx.tokens = True
 
     def _deliver(self, changes: Changes) -> None:
         for subscriber in tuple(self._subscribers):
@@ -408,14 +422,13 @@ class SqlStore:
         """Deletes what is worthless for good."""
         return self._write(lambda tx: admin.prune(tx, limit))
 
-    def mark_restored(self) -> Pending[str]:
+    def mark_restored(self, hold_micros: int = start_up_grace()) -> Pending[str]:
         """Gives the store a new incarnation."""
 
         def mark(tx: Transaction) -> str:
-            incarnation, base = admin.mark_restored(tx)
-            self._events.incarnation = self._leases.incarnation = incarnation
-            self._events.epoch_base = self._leases.epoch_base = base
-            return incarnation
+            identity = admin.mark_restored(tx, hold_micros)
+            self._become(tx, identity)
+            return identity[0]
 
         return self._write(mark)
 

@@ -109,6 +109,7 @@ class Writer:
         self.failed = False
         self._connection: Connection | None = None
         self._memory: dict[str, Any] = {}
+        self.on_begin: Callable[[Transaction], None] | None = None
         self.on_commit: Callable[[Changes], None] | None = None
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
@@ -200,6 +201,8 @@ class Writer:
                 with connection.begin():
                     self._database.check_clock(connection)
                     transaction = Transaction(connection, self._database.now(), self._memory)
+                    if self.on_begin is not None:
+                        self.on_begin(transaction)
                     outcomes = self._execute(transaction, calls)
                     committing = True
             except Exception as error:

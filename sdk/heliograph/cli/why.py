@@ -63,6 +63,11 @@ def explanation_lines(answer: Explanation, graph: flow_service_pb2.Graph | None 
     }
     lines = words.get(answer.situation) or _ended(answer, who, graph or flow_service_pb2.Graph())
     lines += [f"  {text}" for text in _agents(answer)]
+    if run.missing_events:
+        lines.append(
+            f"{run.missing_events} events are missing, and nobody has them any more: states in between are not"
+        )
+        lines.append("shown. Its outbox was damaged, or the control plane was restored from a backup.")
     return lines
 
 

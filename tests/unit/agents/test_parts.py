@@ -63,7 +63,7 @@ def test_agents_that_fail_to_launch_stop_claiming_for_a_while(tmp_path: Path) ->
     async def play() -> tuple[tuple[bool, str], tuple[bool, str]]:
         nothing: Any = None
         link = Link("127.0.0.1:1", None, None, insecure=False)
-        agent = Agent(AgentOptions("a", (), 2, ""), link, nothing, Offers(tmp_path), nothing)
+        agent = Agent(AgentOptions("a", (), 2, ""), link, nothing, Offers(tmp_path), nothing, nothing)
         agent._registered.set()
         agent._note_launch(False)
         agent._note_launch(False)

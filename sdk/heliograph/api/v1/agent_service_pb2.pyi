@@ -40,6 +40,8 @@ class _CommandEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Command.Value
     """It is finished in the store: nothing more is expected."""
     COMMAND_CONNECTED: _Command.ValueType  # 4
     """Its supervisor has been heard of: the agent need not renew its lease any more."""
+    COMMAND_ACCEPT: _Command.ValueType  # 5
+    """The store was restored and does not know its run token: accept it again, and give it the new one."""
 
 class Command(_Command, metaclass=_CommandEnumTypeWrapper):
     """What to do with one run."""
@@ -54,6 +56,8 @@ COMMAND_FORGET: Command.ValueType  # 3
 """It is finished in the store: nothing more is expected."""
 COMMAND_CONNECTED: Command.ValueType  # 4
 """Its supervisor has been heard of: the agent need not renew its lease any more."""
+COMMAND_ACCEPT: Command.ValueType  # 5
+"""The store was restored and does not know its run token: accept it again, and give it the new one."""
 Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final
@@ -484,8 +488,13 @@ class HeartbeatAgentResponse(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     NEXT_HEARTBEAT_FIELD_NUMBER: _builtins.int
     SPREAD_RETURN_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     drain: _builtins.bool
     """True when the control plane asks it to take no new runs."""
+    incarnation: _builtins.str
+    """Identity of the control plane's store. Another one than before: it was restored, and wants to be told again how
+    runs ended.
+    """
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunCommand]:
         """Commands for runs that it has."""
@@ -505,10 +514,11 @@ class HeartbeatAgentResponse(_message.Message):
         drain: _builtins.bool = ...,
         next_heartbeat: _duration_pb2.Duration | None = ...,
         spread_return: _duration_pb2.Duration | None = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_heartbeat", b"next_heartbeat", "spread_return", b"spread_return"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "drain", b"drain", "next_heartbeat", b"next_heartbeat", "spread_return", b"spread_return"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "drain", b"drain", "incarnation", b"incarnation", "next_heartbeat", b"next_heartbeat", "spread_return", b"spread_return"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -207,7 +207,7 @@ def heartbeat_in_the_flow(shipping: Any) -> None:
     def only_beside_a_live_flow(self: Any, exchange: Any, chunk: Any) -> None:
         children = [pid for pid in _children() if _stands_still(pid)]
         if children and not chunk.payloads:
-            self._link.failed("the flow does not answer")
+            self._link.failed(shipping.UnavailableError("the flow does not answer"))
             raise shipping.UnavailableError("the flow does not answer")
         send(self, exchange, chunk)
 
