@@ -5,6 +5,7 @@ Runs begin before and during the cuts. Whatever is cut, each run happens once, a
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -12,18 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from tests.fault.conftest import StackFactory
 from tests.fault.flows import steps
+from tests.support.control_plane import control_plane
 from tests.support.fault_proxy import DOWN, UP, FaultProxy
 from tests.support.figures import Figure
 from tests.support.forms import forms
 from tests.support.history import task_states, witness
 from tests.support.stack import PROJECT, Stack, wait_until
 
+from heliograph.api.v1 import agent_service_pb2
 from heliograph.client import channel
 from heliograph.client.client import Client
 from heliograph.engine.codes import StateCode
+from heliograph.exceptions import DeadlineExceededError
+from heliograph_agents.link import Link
+from heliograph_agents.performer import Stub
 
 pytestmark = pytest.mark.xdist_group("partitions")
 
@@ -140,3 +147,45 @@ def test_a_client_that_trusts_quiet_connections_is_found(make_stack: StackFactor
     """The planted twin: nobody asks a quiet connection whether it lives."""
     with pytest.raises(AssertionError, match="the agent connects anew"):
         half_open(make_stack(planted=f"{SHORT},no_keepalive", agent=False), within=8)
+
+
+# --- a channel made anew ----------------------------------------------------------------------------------------------
+
+
+async def made_anew(data_dir: Path) -> None:
+    """Has a channel's connection lead nowhere while a call is on it; the channel after it must reach somebody."""
+    with control_plane(data_dir) as plane, FaultProxy(int(plane.address.rpartition(":")[2])) as proxy:
+        link = Link(proxy.address, plane.token, None, insecure=False)
+        register = agent_service_pb2.RegisterAgentRequest(agent_id="one", launcher="local", capacity=1)
+        await link.call(Stub, "RegisterAgent", register)
+        ask = agent_service_pb2.LeaseFlowRunsRequest(agent="agents/one", request_id="1", max_runs=1)
+        ask.wait.FromSeconds(30)
+        under_way = asyncio.create_task(link.call(Stub, "LeaseFlowRuns", ask, 40.0))
+        await asyncio.sleep(0.2)
+        proxy.forget()
+        await link.close()
+        try:
+            await link.call(Stub, "RegisterAgent", register, 4.0)
+        finally:
+            await link.close()
+            await asyncio.gather(under_way, return_exceptions=True)
+
+
+async def test_a_channel_made_anew_has_a_connection_of_its_own(tmp_path: Path) -> None:
+    """It does not take over the one that its predecessor was given up for."""
+    await made_anew(tmp_path)
+
+
+async def test_a_channel_that_takes_over_the_dead_connection_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted twin: gRPC shares connections between channels, as it does by default."""
+    make = grpc.aio.insecure_channel
+
+    def sharing(target: str, *, options: list[tuple[str, object]], interceptors: list[object]) -> grpc.aio.Channel:
+        shared = [option for option in options if option[0] != "grpc.use_local_subchannel_pool"]
+        return make(target, options=shared, interceptors=interceptors)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grpc.aio, "insecure_channel", sharing)
+    with pytest.raises(DeadlineExceededError):
+        await made_anew(tmp_path)

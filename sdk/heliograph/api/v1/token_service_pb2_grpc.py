@@ -57,7 +57,7 @@ class TokenServiceServicer(object):
     """
 
     def CreateToken(self, request, context):
-        """Issues a token. Repeating the call with the same `request_id` before the token was used replaces its secret.
+        """Issues a token. The same `request_id` again, before the token was used, gives its secret again or another instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

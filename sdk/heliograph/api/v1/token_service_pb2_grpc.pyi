@@ -34,7 +34,7 @@ class TokenServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     CreateToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.CreateTokenRequest, _token_service_pb2.CreateTokenResponse]
-    """Issues a token. Repeating the call with the same `request_id` before the token was used replaces its secret."""
+    """Issues a token. The same `request_id` again, before the token was used, gives its secret again or another instead."""
     ListTokens: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.ListTokensRequest, _token_service_pb2.ListTokensResponse]
     """Lists tokens, newest first, without secrets."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _token_service_pb2.Token]
@@ -46,7 +46,7 @@ class TokenServiceAsyncStub(TokenServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.CreateTokenRequest, _token_service_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Issues a token. Repeating the call with the same `request_id` before the token was used replaces its secret."""
+    """Issues a token. The same `request_id` again, before the token was used, gives its secret again or another instead."""
     ListTokens: _aio.UnaryUnaryMultiCallable[_token_service_pb2.ListTokensRequest, _token_service_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens, newest first, without secrets."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _token_service_pb2.Token]  # type: ignore[assignment]
@@ -61,7 +61,7 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.CreateTokenResponse, _abc.Awaitable[_token_service_pb2.CreateTokenResponse]]:
-        """Issues a token. Repeating the call with the same `request_id` before the token was used replaces its secret."""
+        """Issues a token. The same `request_id` again, before the token was used, gives its secret again or another instead."""
 
     @_abc_1.abstractmethod
     def ListTokens(
