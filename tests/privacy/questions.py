@@ -30,8 +30,9 @@ def ask_for_everything(connection: Connection, project: str, run_names: Sequence
         call(of.flows.GetFlow, flows.GetFlowRequest(name=flow.name))
         call(of.flows.ListFlowVersions, flows.ListFlowVersionsRequest(parent=flow.name))
         call(of.flows.GetFlowVersion, flows.GetFlowVersionRequest(name=f"{flow.name}/versions/latest"))
-        call(of.schedules.GetSchedule, schedules.GetScheduleRequest(name=flow.schedule.name))
-        call(of.schedules.PreviewSchedule, schedules.PreviewScheduleRequest(name=flow.schedule.name, count=2))
+        if flow.HasField("schedule"):
+            call(of.schedules.GetSchedule, schedules.GetScheduleRequest(name=flow.schedule.name))
+            call(of.schedules.PreviewSchedule, schedules.PreviewScheduleRequest(name=flow.schedule.name, count=2))
     for name in run_names:
         assert call(of.flow_runs.ListFlowRuns, runs.ListFlowRunsRequest(parent=parent, prefix=name)).flow_runs
     for run in call(of.flow_runs.ListFlowRuns, runs.ListFlowRunsRequest(parent=parent)).flow_runs:

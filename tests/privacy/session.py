@@ -79,6 +79,7 @@ class Session:
             self._start_control_plane()
             with Tap(stack.port) as tap:
                 self.tap = tap
+                stack.agents_address = f"127.0.0.1:{tap.port}"
                 stack.environment |= self._users_side()
                 stack.cli("projects", "create", self.project, "--description", self.canaries["project_description"])
                 stack.start_agent(self.agent_name)

@@ -96,6 +96,7 @@ def test_every_sink_has_a_leak() -> None:
             assert any(set(leak) == {sink} for leak in LEAKS.values()), sink
 
 
+@pytest.mark.timeout(300)
 def test_planted_leaks_are_found_where_they_are(tmp_path: Path, figure: Figure) -> None:
     """All at once: what is found is all of them together, and nothing else."""
     compare(leaks_found(tmp_path / "stack", "every_leak"), LEAKS)
@@ -103,6 +104,7 @@ def test_planted_leaks_are_found_where_they_are(tmp_path: Path, figure: Figure) 
 
 
 @pytest.mark.full
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("leak", LEAKS)
 def test_each_planted_leak_is_found_alone(tmp_path: Path, leak: str) -> None:
     """Each by itself makes the right sinks' comparisons fail, and no others."""
