@@ -60,6 +60,7 @@ case "${1:-}" in
     # Real parts that come from Debian. Each one is a failure, not a skip, when it is missing on Debian.
     missing=()
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+    [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
     command -v git >/dev/null || missing+=(git)
     command -v setpriv >/dev/null || missing+=(util-linux)
     PATH=$PATH:/usr/sbin command -v dockerd >/dev/null || missing+=(docker.io)

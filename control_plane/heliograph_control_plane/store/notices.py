@@ -3,6 +3,9 @@
 What a commit changed is merged and sent at most once in `INTERVAL_SECONDS`, never per commit and never inside the
 commit itself. Hints may be lost (a broken connection, a transaction pooler that swallows LISTEN, more changes than
 fit): whoever waits for them also looks by itself now and then.
+
+A pooler in front of PostgreSQL hands out a different session for each transaction: LISTEN would be heard by nobody, and
+would stay behind in a session that others get. It is recognised, and nothing is listened to.
 """
 
 from __future__ import annotations
@@ -109,6 +112,7 @@ class Notices:
         self._closing = threading.Event()
         self._stop_reading, self._stop_writing = os.pipe()
         self.listening = threading.Event()
+        self.pooled = threading.Event()
         self.sent = 0
         self._threads = [
             threading.Thread(target=self._send_all, name="store-notify", daemon=True),
@@ -180,6 +184,15 @@ class Notices:
 
     def _listen(self, connection: Connection) -> None:
         driver: Any = connection.connection.dbapi_connection
+        if _is_pooled(driver):
+            if not self.pooled.is_set():
+                _log.warning(
+                    "a connection pooler stands in front of the database: changes of other control planes are found by "
+                    "looking, within some seconds"
+                )
+            self.pooled.set()
+            self._closing.wait()
+            return
         driver.execute(f"LISTEN {CHANNEL}")
         self.listening.set()
         while not self._closing.is_set():
@@ -189,6 +202,12 @@ class Notices:
             for notice in driver.notifies(timeout=0):
                 if (changes := read_notice(notice.payload, self._own)) is not None:
                     self._deliver(changes)
+
+
+def _is_pooled(driver: Any) -> bool:
+    """True when the session that answers is not the one that was connected to: a pooler names a process of its own."""
+    row = driver.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(row[0] != driver.info.backend_pid)
 
 
 def _driver_error(engine: Engine) -> type[Exception]:
