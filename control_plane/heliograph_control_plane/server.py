@@ -28,7 +28,7 @@ from heliograph.api.v1 import (
     task_run_service_pb2_grpc,
     token_service_pb2_grpc,
 )
-from heliograph.exceptions import ConfigurationError
+from heliograph.exceptions import ConfigurationError, HeliographError
 from heliograph_control_plane.auth import Authenticator, store_verifier
 from heliograph_control_plane.bootstrap import ensure_admin_token
 from heliograph_control_plane.domain.runs import start_up_grace
@@ -60,6 +60,7 @@ from heliograph_control_plane.wakeups import Wakeups
 DEFAULT_PORT = 4480
 STOP_GRACE_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
+HEALTH_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 
 _log = structlog.get_logger("heliograph.server")
@@ -146,6 +147,7 @@ class ControlPlane:
         self._start_task("wakeups", self.wakeups.keep_time)
         self._start_task("loops", self.loops.run)
         self._start_task("sweep", self._sweep)
+        self._start_task("health", self._watch_store)
 
     async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
         server = grpc.aio.server(
@@ -199,6 +201,26 @@ class ControlPlane:
     async def _say_serving(self, status: Any) -> None:
         for name in ("", *self._service_names):
             await self._health.set(name, status)
+
+    async def _watch_store(self) -> None:
+        """Says by the health service whether the store answers; while it does not, calls are refused one by one."""
+        healthy = True
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            try:
+                await self.store.ping()
+                answers = True
+            except HeliographError:
+                answers = False
+            if answers is healthy or self.store.failed:
+                continue
+            healthy = answers
+            if healthy:
+                await self._say_serving(health_pb2.HealthCheckResponse.SERVING)
+                _log.info("the store answers again")
+            else:
+                await self._say_serving(health_pb2.HealthCheckResponse.NOT_SERVING)
+                _log.error("the store does not answer: calls are refused until it does")
 
     def _start_task(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_keep_alive(name, work), name=name))
