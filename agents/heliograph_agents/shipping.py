@@ -270,7 +270,7 @@ class StatePump(_Pump):
     """Ships run events, renews the lease, and brings commands back.
 
     The flow's final state waits until the log lines before it are shipped, at most `LOGS_FIRST_SECONDS`: whoever sees
-    the end has seen the lines.
+    the end has seen the lines. That of a cancelled flow also waits for `finish`, which comes when nothing of it lives.
 
     Args:
         link: The channel.
@@ -438,6 +438,9 @@ class StatePump(_Pump):
                 self._held = Chunk(chunk.first_sequence + len(payloads) - 1, payloads[-1:])
                 return Chunk(chunk.first_sequence, payloads[:-1])
         self.idle.set()
+        if not self._no_more and final_state(chunk.payloads[-1]) is StateCode.CANCELLED:
+            self._held = chunk  # first every process of the run ends, then it is called cancelled
+            return Chunk(chunk.first_sequence, [], 0)
         self._drain_logs(LOGS_FIRST_SECONDS)
         self._final_shipped = True
         return chunk
