@@ -193,14 +193,19 @@ def signal_group(group: int, number: int) -> None:
 
 def reap() -> dict[int, int]:
     """Collects all children that have ended. Returns wait status by pid."""
+    return _reap()[0]
+
+
+def _reap() -> tuple[dict[int, int], bool]:
+    """Collects children that have ended; also returns whether any are left."""
     ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return ended
+            return ended, False
         if pid == 0:
-            return ended
+            return ended, True
         ended[pid] = status
 
 
@@ -210,16 +215,17 @@ def kill_descendants(deadline_seconds: float = 10.0) -> dict[int, int]:
     Forking faster than it is killed does not help a process: everything is stopped before it is killed. This process
     must be a subreaper.
     """
-    ended = reap()
+    ended, left = _reap()
     limit = time.monotonic() + deadline_seconds
-    while pids := descendants(os.getpid()):
-        signal_all(pids, signal.SIGSTOP)
+    # A list of processes may miss one whose parent ends while it is read. The kernel's word that there are no children
+    # is certain: orphans become this process's own before their parent is seen to have ended.
+    while left and time.monotonic() < limit:
+        signal_all(descendants(os.getpid()), signal.SIGSTOP)
         signal_all(descendants(os.getpid()), signal.SIGKILL)
         time.sleep(0.002)  # the kernel takes a moment to end them; there is nothing to wait on for grandchildren
-        ended |= reap()
-        if time.monotonic() > limit:
-            break
-    return ended | reap()
+        more, left = _reap()
+        ended |= more
+    return ended
 
 
 def memory_kills() -> int:

@@ -440,7 +440,7 @@ class StatePump(_Pump):
         self.idle.set()
         if not self._no_more and final_state(chunk.payloads[-1]) is StateCode.CANCELLED:
             self._held = chunk  # first every process of the run ends, then it is called cancelled
-            return Chunk(chunk.first_sequence, [], 0)
+            return Chunk(chunk.first_sequence, [])
         self._drain_logs(LOGS_FIRST_SECONDS)
         self._final_shipped = True
         return chunk

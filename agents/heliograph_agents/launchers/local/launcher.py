@@ -51,6 +51,9 @@ KEEP_SECONDS = 7 * 24 * 3600
 KILL_SECONDS = 5.0
 """How long the rest of a run whose supervisor died may take to be gone."""
 
+EMPTY_LOOKS = 2
+"""Looks in a row that must find nothing: one may miss a process whose parent ends while it is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalPlan:
@@ -173,11 +176,13 @@ class LocalLauncher:
         """The supervisor is gone: makes sure that nothing of the run survives it, then says so for good."""
         limit = time.monotonic() + KILL_SECONDS
         group = record.flow_pid if processes.is_alive(record.flow_pid, record.flow_start) else 0
+        empty = 0
         while True:
             left = await asyncio.to_thread(processes.members, directory.path, group)
             processes.signal_group(group, signal.SIGKILL)
             processes.signal_all(left, signal.SIGKILL)
-            if not left:
+            empty = 0 if left else empty + 1
+            if empty == EMPTY_LOOKS:
                 break
             if time.monotonic() > limit:
                 return Liveness.STARTING  # not dead yet: looked at again at the next reconcile
