@@ -98,7 +98,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         token_id = run_token_id(run_id, request.epoch)
         # The network may deliver an accept twice, the second time when the first answer is in use already: both must
         # give one token. (After a restart, and from another replica, it is another, which replaces the unused one.)
-        secret, digest = repeatable_secret(self._key, f"{token_id} {name} {caller.name}")
+        secret, digest = repeatable_secret(self._key, token_id, name, caller.token_id)
         # The store looks whether the caller may see the run, and whether the agent is its own: one hop, not three.
         await self._store.accept_flow_run(
             name,

@@ -37,7 +37,7 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
         if caller.projects and not (projects and set(projects) <= caller.projects):
             raise PermissionDeniedError("the token would reach further than yours")
         # The network may deliver a call twice: both answers must tell the secret that is good.
-        secret, digest = repeatable_secret(self._key, f"{caller.name} {request.principal} {request.request_id}")
+        secret, digest = repeatable_secret(self._key, caller.token_id, request.principal, request.request_id)
         new = NewToken(
             principal=request.principal,
             roles=tuple(sorted(set(request.roles))),

@@ -256,7 +256,9 @@ def test_the_token_of_a_run_is_worth_what_the_table_says(
     batch = REQUESTS["RunReportingService/ReportRunEvents"](with_run(own, ended))
     batch.events.extend([flow_event("RUNNING"), flow_event("SUCCESS")])
     scene.api(ended.token).reporting.ReportRunEvents(batch)
-    world.api.agents.AcceptFlowRun(
+    # By another token of the agent's principal: the same one would be told the same again.
+    rotated = scene.api_as("agent", projects=(world.project,), principal=world.agent_principal)
+    rotated.agents.AcceptFlowRun(
         agents_pb.AcceptFlowRunRequest(agent=own.agent, flow_run=replaced.run, epoch=replaced.epoch)
     )
     holders = {

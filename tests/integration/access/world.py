@@ -113,10 +113,12 @@ class World:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.project = scene.project()
-        self.tokens = {
-            role: scene.token(role, projects=(self.project,)).secret
+        made = {
+            role: scene.token(role, projects=(self.project,))
             for role in ("admin", "author", "operator", "viewer", "agent")
         }
+        self.tokens = {role: token.secret for role, token in made.items()}
+        self.agent_principal = made["agent"].token.principal
         self.api = scene.api(self.tokens["agent"])
         label = unique("label")
         clock = schedules.Clock(interval=schedules.IntervalClock(interval_micros=3_600_000_000))
@@ -154,7 +156,7 @@ class World:
             released=self.lease(),
             exited=self.lease(),
             sibling=self.lease().run,
-            doomed=scene.run(self.flow).name,
+            doomed=scene.run(self.flow, labels=["nobody"], override_labels=True).name,
         )
 
     def lease(self) -> Lease:

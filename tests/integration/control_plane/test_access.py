@@ -120,7 +120,9 @@ def test_repeating_the_creation_of_a_token_replaces_its_secret(scene: Scene) -> 
         request_id=request_id(), principal="services/ci", roles=[options_pb2.ROLE_VIEWER]
     )
     first = scene.admin.tokens.CreateToken(request)
-    second = scene.admin.tokens.CreateToken(request)
+    assert scene.admin.tokens.CreateToken(request) == first
+    # Not with the very same token, as a network repeats a call: nobody gets the secret that another one was told.
+    second = scene.api_as("admin", principal="users/admin").tokens.CreateToken(request)
     assert first.token.name == second.token.name
     with pytest.raises(grpc.RpcError) as caught:
         scene.api(first.secret).admin.WhoAmI(admin_pb.WhoAmIRequest())
@@ -258,3 +260,31 @@ def test_the_name_of_an_agent_is_not_taken_by_another_projects_token(scene: Scen
         assert (list(got.labels), got.draining) == (["a"], False)
     for api in (us, both, everywhere):
         api.agents.HeartbeatAgent(agents_pb.HeartbeatAgentRequest(agent=narrow.name))
+
+
+def test_request_ids_of_others_tell_nothing(scene: Scene) -> None:
+    own, other = scene.project(), scene.project()
+    foreign = scene.flow(other).name.rpartition("/versions")[0]
+    mine = scene.flow(own).name.rpartition("/versions")[0]
+    known = request_id()
+    theirs = scene.run(foreign, request_id=known)
+    api = scene.api_as("operator", projects=(own,))
+    made = api.runs.CreateFlowRun(runs_pb.CreateFlowRunRequest(parent=own, flow=mine, request_id=known))
+    assert made.name != theirs.name
+    assert made.name.startswith(own)
+    again = api.runs.CreateFlowRun(runs_pb.CreateFlowRunRequest(parent=own, flow=mine, request_id=known))
+    assert again.name == made.name
+
+
+def test_page_tokens_of_others_reach_no_further(scene: Scene) -> None:
+    """A token says where a list goes on, not what is in it: with another caller's one sees one's own things only."""
+    own, other = scene.project(), scene.project()
+    for project in (own, other):
+        flow = scene.flow(project).name
+        for _ in range(3):
+            scene.run(flow)
+    api = scene.api_as("viewer", projects=(own,))
+    token = scene.admin.runs.ListFlowRuns(runs_pb.ListFlowRunsRequest(parent=other, page_size=1)).next_page_token
+    assert token
+    page = api.runs.ListFlowRuns(runs_pb.ListFlowRunsRequest(parent="projects/-", page_token=token))
+    assert {run.name.partition("/flowRuns")[0] for run in page.flow_runs} <= {own}
