@@ -46,6 +46,6 @@ def test_agents_that_come_back_all_at_once_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
 ) -> None:
     """The planted twin: the control plane does not say over how long they shall spread their return."""
-    returned = come_back(tmp_path, monkeypatch, "beat_often_and_return_at_once", 200)
+    returned = come_back(tmp_path, monkeypatch, "beat_often_and_return_at_once", 400)
     figure(f"planted: {returned.most_agents} in one second")
     assert returned.most_agents > MOST_IN_A_SECOND

@@ -27,7 +27,9 @@ import grpc
 import grpc.aio
 from tests.support.control_plane import ControlPlaneProcess
 
+from heliograph.storage import LaunchSettings
 from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, RunSpec
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
@@ -44,11 +46,12 @@ class NothingLauncher:
     """Launches nothing, and says when it was asked to."""
 
     kind = "local"
+    needs_settings = False
 
     def __init__(self, launched: list[tuple[str, int]]) -> None:
         self._launched = launched
 
-    def plan(self, spec: RunSpec) -> Plan:
+    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> Plan:
         return NothingPlan(spec)
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
@@ -128,6 +131,7 @@ class Crowd:
                 link,
                 NothingLauncher(self.launched),
                 Offers(folder / str(number)),
+                Gate(folder / "cache", needs_settings=False),
             )
             for number, link in enumerate(self.links)
         ]
