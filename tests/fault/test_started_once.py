@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from heliograph.storage import LaunchSettings
 from heliograph_agents.agent import Agent, AgentOptions
 from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
-from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, RunSpec
+from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, PlanFacts, RunSpec
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 from heliograph_agents.performer import Stub
@@ -55,6 +55,7 @@ LOST = 0.03
 @dataclass(frozen=True, slots=True)
 class _Plan:
     spec: RunSpec
+    facts: PlanFacts = field(default_factory=PlanFacts)
 
 
 class Witness:
