@@ -56,6 +56,7 @@ class Authenticator:
         self._now_micros = now_micros
         self._remember = remember
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._of_runs: defaultdict[str, set[str]] = defaultdict(set)
         self._generation = 0
         self._live: defaultdict[str, set[LiveCall]] = defaultdict(set)
 
@@ -89,14 +90,24 @@ class Authenticator:
         if found is not None and self._remember and generation == self._generation:
             until = self._now_micros() + _REMEMBER_MICROS
             self._known[credential.token_id] = _Known(credential.digest, found, until)
+            if found.run is not None:
+                self._of_runs[found.run.run_id].add(credential.token_id)
             if len(self._known) > _MAX_REMEMBERED:
-                self._known.popitem(last=False)
+                self._drop(next(iter(self._known)))
         return found
+
+    def _drop(self, token_id: str) -> None:
+        known = self._known.pop(token_id, None)
+        if known is not None and known.principal.run is not None:
+            run_id = known.principal.run.run_id
+            self._of_runs[run_id].discard(token_id)
+            if not self._of_runs[run_id]:
+                del self._of_runs[run_id]
 
     def forget(self, token_id: str) -> None:
         """Ends a token at once: nothing of it is remembered, and its open streams and long polls end."""
         self._generation += 1
-        self._known.pop(token_id, None)
+        self._drop(token_id)
         for call in self._live.pop(token_id, ()):
             call.ended = True
             call.task.cancel()
@@ -104,19 +115,15 @@ class Authenticator:
     def distrust(self, token_ids: Iterable[str] | None = None) -> None:
         """Asks the store again at the next call: for these tokens, or for all of them."""
         self._generation += 1
-        if token_ids is None:
-            self._known.clear()
-        else:
-            for token_id in token_ids:
-                self._known.pop(token_id, None)
+        for token_id in tuple(self._known) if token_ids is None else token_ids:
+            self._drop(token_id)
 
     def distrust_runs(self, run_ids: frozenset[str]) -> None:
         """Asks the store again for the tokens of these runs: what they may do depends on the run."""
-        runs = [key for key, known in self._known.items() if (run := known.principal.run) and run.run_id in run_ids]
-        if runs:
-            self.distrust(runs)
-        else:
-            self._generation += 1
+        self._generation += 1
+        for run_id in self._of_runs.keys() & run_ids:
+            for token_id in tuple(self._of_runs[run_id]):
+                self._drop(token_id)
 
     @contextmanager
     def lasting(self, credential: Credential) -> Iterator[LiveCall]:

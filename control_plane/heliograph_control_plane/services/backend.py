@@ -132,11 +132,17 @@ def own_project(project: str) -> str:
     return project
 
 
-def request_key(method: str, request: Message) -> RequestKey:
-    """The identity of a creating call: method, caller, request id, and a digest of everything else."""
+def request_key(method: str, request: Message, path: str = "") -> RequestKey:
+    """The identity of a creating call: method, caller, request id, and a digest of everything else.
+
+    Args:
+        method: Name of the method.
+        request: Its request.
+        path: Where in the message that was sent `request` stands.
+    """
     request_id: str = getattr(request, "request_id")  # noqa: B009  # by name: requests have no common type
     if not request_id:
-        raise bad_field("request_id", "is empty")
+        raise bad_field(f"{path}request_id", "is empty")
     content: Any = type(request)()
     content.CopyFrom(request)
     content.ClearField("request_id")

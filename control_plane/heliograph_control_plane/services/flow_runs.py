@@ -11,8 +11,8 @@ from heliograph.api.v1 import flow_run_service_pb2_grpc
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import NotFoundError
 from heliograph_control_plane import calls
-from heliograph_control_plane.errors import BadRequestError
-from heliograph_control_plane.store.records import FlowRunQuery, NewFlowRun
+from heliograph_control_plane.errors import BadRequestError, bad_field
+from heliograph_control_plane.store.records import FlowRunQuery, NewFlowRun, RequestKey
 
 from . import checks, convert, names
 from .backend import Backend, gather, own_project, page_size, request_key
@@ -21,6 +21,9 @@ from .reach import reach
 from .run_ids import new_run_id
 from .run_names import two_words
 from .watching import watch
+
+MAX_BATCH = 500
+"""Most runs of one BatchCreateFlowRuns."""
 
 
 class FlowRunService(flow_run_service_pb2_grpc.FlowRunServiceServicer):
@@ -32,17 +35,38 @@ class FlowRunService(flow_run_service_pb2_grpc.FlowRunServiceServicer):
 
     async def CreateFlowRun(self, request: pb.CreateFlowRunRequest, context: Any) -> pb.FlowRun:
         """See the API."""
-        key = request_key("CreateFlowRun", request)
-        caller = calls.principal()
+        new, key = await self._new_run(request)
+        return convert.flow_run(await self._store.create_flow_run(new, key))
+
+    async def BatchCreateFlowRuns(
+        self, request: pb.BatchCreateFlowRunsRequest, context: Any
+    ) -> pb.BatchCreateFlowRunsResponse:
+        """See the API."""
         project = own_project(names.project("parent", request.parent))
-        flow_project, flow, version = names.flow_or_version("flow", request.flow)
+        if not 1 <= len(request.requests) <= MAX_BATCH:
+            raise bad_field("requests", f"must have 1 to {MAX_BATCH} elements")
+        creations = []
+        for index, one in enumerate(request.requests):
+            path = f"requests[{index}]."
+            one.parent = one.parent or request.parent
+            if names.project(f"{path}parent", one.parent) != project:
+                raise bad_field(f"{path}parent", "is not the project named by `parent`")
+            creations.append(await self._new_run(one, path))
+        runs = await self._store.create_flow_runs(creations)
+        return pb.BatchCreateFlowRunsResponse(flow_runs=[convert.flow_run(run) for run in runs])
+
+    async def _new_run(self, request: pb.CreateFlowRunRequest, path: str = "") -> tuple[NewFlowRun, RequestKey]:
+        """The run that a request asks for, checked. `path`: where in the message it stands."""
+        key = request_key("CreateFlowRun", request, path)
+        project = own_project(names.project(f"{path}parent", request.parent))
+        flow_project, flow, version = names.flow_or_version(f"{path}flow", request.flow)
         if flow_project != project:
-            raise BadRequestError([FieldViolation("flow", "is not in the project named by `parent`")])
+            raise bad_field(f"{path}flow", "is not in the project named by `parent`")
         try:
             facts = await self._backend.version_facts(project, flow, version)
         except NotFoundError:
             raise NotFoundError("no such flow, or not this version of it") from None
-        checks.parameters("parameters_json", request.parameters_json, facts.parameters, facts.required)
+        checks.parameters(f"{path}parameters_json", request.parameters_json, facts.parameters, facts.required)
         run_id = new_run_id(self._store.now())
         scheduled = convert.micros_of(request.scheduled_time) if request.HasField("scheduled_time") else 0
         new = NewFlowRun(
@@ -54,9 +78,9 @@ class FlowRunService(flow_run_service_pb2_grpc.FlowRunServiceServicer):
             parameters_json=request.parameters_json or "{}",
             labels=tuple(dict.fromkeys(request.labels)) if request.override_labels else None,
             scheduled_micros=max(scheduled, 0),
-            created_by=caller.name,
+            created_by=calls.principal().name,
         )
-        return convert.flow_run(await self._store.create_flow_run(new, key))
+        return new, key
 
     async def GetFlowRun(self, request: pb.GetFlowRunRequest, context: Any) -> pb.FlowRun:
         """See the API."""

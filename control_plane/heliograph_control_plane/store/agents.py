@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from heliograph.exceptions import IllegalTransitionError, NotFoundError
+from heliograph.exceptions import HeliographError, IllegalTransitionError, NotFoundError
 from heliograph_control_plane.domain.runs import ONLINE_WITHIN, Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Query
@@ -56,12 +56,24 @@ def note_heartbeat(tx: Transaction, name: str, running: int, draining: bool) -> 
 _FIND: Final = Query("SELECT * FROM agents WHERE name = ?", "SELECT * FROM agents WHERE name = %s")
 
 
+_FIND_ALL: Final = Query(
+    "SELECT * FROM agents WHERE name IN (SELECT value FROM json_each(?))",
+    "SELECT * FROM agents WHERE name = ANY(%s::text[])",
+)
+
+
 def get_agent(connection: Connection, name: str, now: int) -> Agent:
     """Returns one agent."""
     found = _FIND.run(connection, name)
     if not found:
         raise NotFoundError(f"there is no agent {name}")
     return _agent(found[0], now)
+
+
+def get_agents(connection: Connection, names: Collection[str], now: int) -> list[Agent | HeliographError]:
+    """Returns the agents of these names, or that there is none."""
+    found = {row.name: _agent(row, now) for row in _FIND_ALL.run(connection, list(set(names)))}
+    return [found.get(name) or NotFoundError(f"there is no agent {name}") for name in names]
 
 
 def list_agents(connection: Connection, size: int, token: str, now: int, scope: Scope) -> Page[Agent]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from heliograph_control_plane.store.errors import StoreInUseError
 _BUSY_MILLIS: Final = 10_000
 _CHECKPOINT_PAGES: Final = 4_000
 _CLOCK_CHECK_SECONDS: Final = 30.0
+_MAX_ROWS_AT_ONCE: Final = 64
 
 
 class Database:
@@ -166,7 +168,7 @@ def _postgresql_engine(url: URL, *, durable: bool) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         poolclass=NullPool,
-        isolation_level="READ COMMITTED" if durable else "AUTOCOMMIT",
+        isolation_level="AUTOCOMMIT",
         connect_args={"prepare_threshold": None, "connect_timeout": 10},
     )
     if durable:
@@ -174,7 +176,8 @@ def _postgresql_engine(url: URL, *, durable: bool) -> Engine:
         @event.listens_for(engine, "begin")
         def start(connection: Connection) -> None:
             with _hot(connection) as cursor:
-                cursor.execute("SET LOCAL synchronous_commit = on")
+                # The driver would send its own BEGIN by itself: this way both go in one message.
+                cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on")
 
     return engine
 
@@ -219,10 +222,15 @@ def _rows(cursor: Any) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class BulkStatement:
-    """A statement over many rows at once: one call per row inside SQLite, one over arrays on PostgreSQL."""
+    """A statement over many rows at once: one call per row inside SQLite, one over arrays on PostgreSQL.
+
+    `marks` are an INSERT's values in `sqlite`, which then may stand there several times: a statement over some rows
+    lets other threads have the interpreter once, not once a row.
+    """
 
     sqlite: str
     postgresql: str
+    marks: str = ""
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Runs it; every row is a tuple of values in the order of the columns. Returns how many rows it changed."""
@@ -230,9 +238,14 @@ class BulkStatement:
             return 0
         with _hot(connection) as cursor:
             if connection.dialect.name == "sqlite":
-                cursor.executemany(self.sqlite, rows)
-            else:
-                cursor.execute(self.postgresql, _columns(rows))
+                if not self.marks or len(rows) > _MAX_ROWS_AT_ONCE:
+                    cursor.executemany(self.sqlite, rows)
+                    return int(cursor.rowcount)
+                changed = 0
+                for statement, values in self._chunks(rows):
+                    changed += int(cursor.execute(statement, values).rowcount)
+                return changed
+            cursor.execute(self.postgresql, _columns(rows))
             return int(cursor.rowcount)
 
     def run_returning(self, connection: Connection, rows: Sequence[Row]) -> list[Any]:
@@ -241,9 +254,24 @@ class BulkStatement:
             return []
         with _hot(connection) as cursor:
             if connection.dialect.name == "sqlite":
-                return [found for row in rows for found in _rows(cursor.execute(self.sqlite, row))]
+                chunks = self._chunks(rows) if self.marks else ((self.sqlite, row) for row in rows)
+                return [found for statement, values in chunks for found in _rows(cursor.execute(statement, values))]
             cursor.execute(self.postgresql, _columns(rows))
             return _rows(cursor)
+
+    def _chunks(self, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+        """Statements over 64, 32, … 1 rows with their values: few texts, so that each is compiled once."""
+        start, size = 0, _MAX_ROWS_AT_ONCE
+        while start < len(rows):
+            while size > len(rows) - start:
+                size //= 2
+            yield _repeated(self.sqlite, self.marks, size), tuple(chain.from_iterable(rows[start : start + size]))
+            start += size
+
+
+@lru_cache(maxsize=256)
+def _repeated(statement: str, marks: str, count: int) -> str:
+    return statement.replace(marks, ", ".join([marks] * count), 1)
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
@@ -282,10 +310,11 @@ def bulk_insert(table: Table, columns: Sequence[str], suffix: str = "") -> BulkS
     """An INSERT of these columns; `suffix` is what follows, the same for both databases (`ON CONFLICT …`)."""
     names = ", ".join(columns)
     marks = ", ".join("?" for _ in columns)
-    arrays = ", ".join(f"%s::{_array(table, name)}" for name in columns)
+    arrays = ", ".join(f"%s::{array_of(table, name)}" for name in columns)
     return BulkStatement(
         f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {suffix}",  # noqa: S608 - made of this schema's names
         f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays}) {suffix}",  # noqa: S608 - made of this schema's names
+        f"({marks})",
     )
 
 
@@ -294,7 +323,7 @@ def bulk_update(table: Table, keys: Sequence[str], columns: Sequence[str], extra
     assignment in SQL, the same for both databases."""
     changes = ", ".join(f"{name} = ?" for name in columns) + extra
     where = " AND ".join(f"{name} = ?" for name in keys)
-    arrays = ", ".join(f"%s::{_array(table, name)}" for name in (*columns, *keys))
+    arrays = ", ".join(f"%s::{array_of(table, name)}" for name in (*columns, *keys))
     names = ", ".join([*(f"c_{name}" for name in columns), *(f"k_{name}" for name in keys)])
     pg_changes = ", ".join(f"{name} = v.c_{name}" for name in columns) + extra
     pg_where = " AND ".join(f"t.{name} = v.k_{name}" for name in keys)
@@ -304,7 +333,8 @@ def bulk_update(table: Table, keys: Sequence[str], columns: Sequence[str], extra
     )
 
 
-def _array(table: Table, column: str) -> str:
+def array_of(table: Table, column: str) -> str:
+    """The PostgreSQL type of an array of a column's values."""
     kind = table.c[column].type
     if isinstance(kind, BigInteger):
         return "bigint[]"

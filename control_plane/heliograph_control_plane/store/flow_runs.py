@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, tuple_, union_all
@@ -15,7 +15,7 @@ from heliograph.exceptions import AlreadyExistsError, HeliographError, IllegalTr
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
-from heliograph_control_plane.store.database import Query, bulk_insert
+from heliograph_control_plane.store.database import BulkStatement, Query, array_of, bulk_insert
 from heliograph_control_plane.store.database import Row as Values
 from heliograph_control_plane.store.events import decode_counts
 from heliograph_control_plane.store.flows import requirement_id
@@ -119,61 +119,118 @@ _KNOWN_RUNS: Final = Query(
     "SELECT uuid FROM flow_runs WHERE uuid IN (SELECT value FROM json_each(?))",
     "SELECT uuid FROM flow_runs WHERE uuid = ANY(%s::text[])",
 )
-_INSERT_RUNS: Final = bulk_insert(
-    schema.flow_runs,
-    (
-        "uuid", "project_id", "flow_id", "version_id", "requirement_id", "run_name", "parameters_json", "created_by",
-        "create_micros", "scheduled_micros", "state", "state_micros", "state_ordinal", "ready_micros",
-        "deadline_micros",
-    ),
-    "RETURNING id, uuid, created_by",
+_RUN_COLUMNS: Final = (
+    "uuid", "project_id", "flow_id", "version_id", "requirement_id", "run_name", "parameters_json", "created_by",
+    "create_micros", "scheduled_micros", "state", "state_micros", "state_ordinal", "ready_micros", "deadline_micros",
 )  # fmt: skip
+_INSERT_RUNS: Final = bulk_insert(schema.flow_runs, _RUN_COLUMNS, "RETURNING id, uuid, created_by")
+_GIVEN: Final = ", ".join(_RUN_COLUMNS)
+_ARRAYS: Final = ", ".join(f"%s::{array_of(schema.flow_runs, name)}" for name in _RUN_COLUMNS)
+# Run, first state and request in one statement. A request that another control plane is just making is waited for.
+_CREATE: Final = BulkStatement(
+    "",
+    f"WITH given AS (SELECT * FROM unnest({_ARRAYS}, %s::text[], %s::text[], %s::bytea[])"  # noqa: S608 - names of this file
+    f" AS g ({_GIVEN}, scope, request_id, fingerprint)),"
+    " fresh AS (SELECT * FROM given WHERE NOT EXISTS (SELECT FROM flow_runs AS r WHERE r.uuid = given.uuid)),"
+    " recorded AS (INSERT INTO request_records (scope, request_id, fingerprint, effect, create_micros)"
+    "  SELECT scope, request_id, fingerprint, uuid, create_micros FROM fresh WHERE scope IS NOT NULL"
+    "  ORDER BY scope, request_id ON CONFLICT DO NOTHING RETURNING effect),"
+    f" made AS (INSERT INTO flow_runs ({_GIVEN}) SELECT {_GIVEN} FROM fresh"
+    "  WHERE scope IS NULL OR uuid IN (SELECT effect FROM recorded)"
+    "  RETURNING id, uuid, state, create_micros, created_by),"
+    " entered AS (INSERT INTO flow_run_states"
+    "  (run_id, ordinal, state, time_micros, receive_micros, set_by, epoch)"
+    "  SELECT id, 1, state, create_micros, create_micros, created_by, 0 FROM made)"
+    " SELECT uuid FROM made",
+)
 
 Creation: TypeAlias = tuple[NewFlowRun, RequestKey | None]
 """One call: the run, and the request that makes it at most once."""
 
+_Proposal: TypeAlias = tuple[FlowRun, Values, RequestKey | None]
+
 
 def create_flow_runs(tx: Transaction, calls: list[Creation]) -> list[FlowRun | HeliographError]:
     """Creates the runs of many calls at once; a request that made a run before gets that one again."""
-    effects = find_effects(tx, [request for _, request in calls if request is not None])
-    taken = {row.uuid for row in _KNOWN_RUNS.run(tx.connection, [new.run_id for new, _ in calls])}
-    answers: list[FlowRun | HeliographError] = []
-    made: dict[str, FlowRun] = {}
-    rows: list[Values] = []
-    recorded: list[tuple[RequestKey, str]] = []
-    for new, request in calls:
+    proposals: list[_Proposal] = []
+    refused: dict[int, HeliographError] = {}
+    proposed: set[object] = set()
+    for number, (new, request) in enumerate(calls):
         try:
-            if request is not None:
-                place = (request.scope, request.request_id)
-                if (before := effect_of(request, effects.get(place))) is not None:
-                    answers.append(made.get(before) or read_run(tx.connection, before, tx.now))
-                    continue
-            if new.run_id in taken:
-                raise AlreadyExistsError(f"flow run {new.run_id} exists")
             run, row = _new_run(tx, new)
         except HeliographError as error:
-            answers.append(error)
+            refused[number] = error
             continue
-        taken.add(new.run_id)
-        made[new.run_id] = run
-        rows.append(row)
-        answers.append(run)
-        if request is not None:
-            effects[place] = (request.fingerprint, new.run_id)
-            recorded.append((request, new.run_id))
-    state = int(StateCode.SCHEDULED)
-    add_states(
-        tx,
-        [
-            (key, 1, state, tx.now, tx.now, created_by, 0, None)
-            for key, _, created_by in _INSERT_RUNS.run_returning(tx.connection, rows)
-        ],
-    )
-    record_effects(tx, recorded)
-    tx.runs.update(made)
-    for run in made.values():
+        # Of two calls with one run or one request, the second one gets what the first one makes.
+        place = new.run_id if request is None else (request.scope, request.request_id)
+        if proposed.isdisjoint((place, new.run_id)):
+            proposals.append((run, row, request))
+        proposed.update((place, new.run_id))
+    made = _make_runs(tx, proposals)
+    runs = {run.run_id: run for run, _, _ in proposals if run.run_id in made}
+    tx.runs.update(runs)
+    for run in runs.values():
         tx.becomes_ready(Requirement(run.project, run.launcher, run.host, run.labels), run.scheduled_micros)
+    answers: list[FlowRun | HeliographError] = []
+    unused = dict(runs)
+    rest: list[int] = []
+    for number, (new, _) in enumerate(calls):
+        mine = None if number in refused else unused.pop(new.run_id, None)
+        if mine is None:
+            rest.append(number)
+        answers.append(mine or refused.get(number) or AlreadyExistsError(f"flow run {new.run_id} exists"))
+    if rest:
+        effects = find_effects(tx, [request for n in rest if (request := calls[n][1]) is not None])
+        for number in rest:
+            if (request := calls[number][1]) is not None:
+                answers[number] = _made_before(tx, request, effects, runs) or answers[number]
     return answers
+
+
+def create_together(tx: Transaction, calls: list[Creation]) -> list[FlowRun]:
+    """Creates the runs of all these calls or, when one is refused, of none of them."""
+    noted = set(tx.runs), dict(tx.ready)
+    together = tx.connection.begin_nested()
+    answers = create_flow_runs(tx, calls)
+    runs = [answer for answer in answers if isinstance(answer, FlowRun)]
+    if len(runs) == len(answers):
+        together.commit()
+        return runs
+    together.rollback()
+    tx.runs, tx.ready = noted
+    raise next(answer for answer in answers if isinstance(answer, HeliographError))
+
+
+def _made_before(
+    tx: Transaction, request: RequestKey, effects: Mapping[tuple[str, str], tuple[bytes, str]], runs: dict[str, FlowRun]
+) -> FlowRun | HeliographError | None:
+    try:
+        run_id = effect_of(request, effects.get((request.scope, request.request_id)))
+        return None if run_id is None else runs.get(run_id) or read_run(tx.connection, run_id, tx.now)
+    except HeliographError as error:
+        return error
+
+
+def _make_runs(tx: Transaction, proposals: list[_Proposal]) -> set[str]:
+    """Makes the runs whose ids are free and whose requests were not made before; returns the ids of those."""
+    if tx.locking:
+        rows = [
+            (*row, *((None, None, None) if key is None else (key.scope, key.request_id, key.fingerprint)))
+            for _, row, key in proposals
+        ]
+        return {found.uuid for found in _CREATE.run_returning(tx.connection, rows)}
+    taken = {found.uuid for found in _KNOWN_RUNS.run(tx.connection, [run.run_id for run, _, _ in proposals])}
+    effects = find_effects(tx, [key for _, _, key in proposals if key is not None])
+    fresh = [
+        (run, row, key)
+        for run, row, key in proposals
+        if run.run_id not in taken and (key is None or (key.scope, key.request_id) not in effects)
+    ]
+    state = int(StateCode.SCHEDULED)
+    inserted = _INSERT_RUNS.run_returning(tx.connection, [row for _, row, _ in fresh])
+    add_states(tx, [(found.id, 1, state, tx.now, tx.now, found.created_by, 0, None) for found in inserted])
+    record_effects(tx, [(key, run.run_id) for run, _, key in fresh if key is not None])
+    return {found.uuid for found in inserted}
 
 
 def _new_run(tx: Transaction, new: NewFlowRun) -> tuple[FlowRun, Values]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, tuple_, update
 
 from heliograph.engine.codes import StateCode
-from heliograph.exceptions import AlreadyExistsError, NotFoundError
+from heliograph.exceptions import AlreadyExistsError, HeliographError, NotFoundError
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
@@ -267,12 +267,14 @@ _LATEST: Final = Query(
 )
 
 
-def latest_version(connection: Connection, project: str, flow: str) -> int:
-    """Returns the number of a flow's newest version."""
-    found = _LATEST.run(connection, project, flow)
-    if not found:
-        raise NotFoundError(f"there is no flow {project}/{flow}")
-    return int(found[0].latest_version)
+def latest_versions(connection: Connection, places: Collection[tuple[str, str]]) -> list[int | HeliographError]:
+    """Returns, for each pair of project and flow, the number of its newest version, or that there is no such flow."""
+    found: dict[tuple[str, str], int | HeliographError] = {}
+    for project, flow in set(places):
+        rows = _LATEST.run(connection, project, flow)
+        missing = NotFoundError(f"there is no flow {project}/{flow}")
+        found[project, flow] = int(rows[0].latest_version) if rows else missing
+    return [found[place] for place in places]
 
 
 def get_flow(connection: Connection, project: str, flow: str) -> Flow:

@@ -145,6 +145,10 @@ class Store(Protocol):
     def create_flow_run(self, new: NewFlowRun, request: RequestKey | None = None) -> Pending[FlowRun]:
         """Creates a run. The same `request` again returns the run that it made. Raises RequestIdReusedError."""
 
+    def create_flow_runs(self, creations: Sequence[tuple[NewFlowRun, RequestKey | None]]) -> Pending[list[FlowRun]]:
+        """Creates several runs in one transaction, each as `create_flow_run` does: all of them or, when one is refused,
+        none."""
+
     def get_flow_run(self, run_id: str) -> Pending[FlowRun]:
         """Returns one run."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,8 +40,8 @@ from heliograph_control_plane.store.records import (
     Scope,
     Upcoming,
 )
-from heliograph_control_plane.store.requests import find_effect, record_effects
-from heliograph_control_plane.store.writer import Transaction
+from heliograph_control_plane.store.requests import find_effect, find_effects, record_effects
+from heliograph_control_plane.store.writer import GroupOperation, Transaction
 
 _t = schema.flow_runs.c
 _r = schema.requirements.c
@@ -52,33 +52,51 @@ _RUN_COLUMNS: Final = (
     " scheduled_micros, start_micros, end_micros, created_by, attempt, epoch, agent, failure, last_sequence,"
     " presumed_dead, missing_events, counts, cancel_requested, heard_micros, phase"
 )
-_AGENT: Final = Query(
-    "SELECT launcher, labels, host, projects FROM agents WHERE name = ?",
-    "SELECT launcher, labels, host, projects FROM agents WHERE name = %s",
+_AGENTS: Final = Query(
+    "SELECT name, launcher, labels, host, projects FROM agents WHERE name IN (SELECT value FROM json_each(?))",
+    "SELECT name, launcher, labels, host, projects FROM agents WHERE name = ANY(%s::text[])",
 )
-# Rows of requirements are never deleted. Several writers may commit them out of the order of their keys.
-_NEWEST_REQUIREMENT: Final = Query("SELECT max(id), 0 FROM requirements", "SELECT max(id), count(*) FROM requirements")
+_RETURNED: Final = ", ".join(f"flow_runs.{name}" for name in _RUN_COLUMNS.split(", "))
+# The n-th due run is given to the n-th of the agents: several calls share one statement.
 _CLAIM: Final = Query(
-    "UPDATE flow_runs SET phase = 1, epoch = max(epoch, :epoch_base) + 1, agent = :agent, last_sequence = 0,"
-    " ready_micros = NULL, heard_micros = :now, deadline_micros = :expire WHERE id IN ("
-    " SELECT run.id FROM json_each(:requirements) AS wanted JOIN flow_runs AS run ON run.id IN ("
-    "  SELECT id FROM flow_runs WHERE requirement_id = wanted.value AND ready_micros <= :now"
-    "  ORDER BY ready_micros, id LIMIT :count)"
-    " ORDER BY run.ready_micros, run.id LIMIT :count)"
-    " AND ready_micros <= :now RETURNING id, epoch",
-    "WITH due AS MATERIALIZED (SELECT run.id FROM unnest(%(requirements)s::bigint[]) AS wanted (id)"
+    "WITH due AS (SELECT run.id, row_number() OVER (ORDER BY run.ready_micros, run.id) - 1 AS place"  # noqa: S608 - names of this file
+    "  FROM json_each(:requirements) AS wanted JOIN flow_runs AS run ON run.id IN ("
+    "   SELECT id FROM flow_runs WHERE requirement_id = wanted.value AND ready_micros <= :now"
+    "   ORDER BY ready_micros, id LIMIT :count)"
+    "  ORDER BY run.ready_micros, run.id LIMIT :count)"
+    " UPDATE flow_runs SET phase = 1, epoch = max(flow_runs.epoch, :epoch_base) + 1, agent = :agents ->> due.place,"
+    " last_sequence = 0, ready_micros = NULL, heard_micros = :now, deadline_micros = :expire FROM due"
+    f" WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= :now RETURNING {_RUN_COLUMNS}",
+    "WITH due AS MATERIALIZED (SELECT run.id, run.ready_micros FROM unnest(%(requirements)s::bigint[]) AS wanted (id)"  # noqa: S608 - as above
     " CROSS JOIN LATERAL (SELECT id, ready_micros FROM flow_runs"
     "  WHERE requirement_id = wanted.id AND ready_micros <= %(now)s"
     "  ORDER BY ready_micros, id LIMIT %(count)s FOR UPDATE SKIP LOCKED) AS run"
-    " ORDER BY run.ready_micros, run.id LIMIT %(count)s)"
-    " UPDATE flow_runs SET phase = 1, epoch = greatest(flow_runs.epoch, %(epoch_base)s) + 1, agent = %(agent)s,"
-    " last_sequence = 0, ready_micros = NULL, heard_micros = %(now)s, deadline_micros = %(expire)s FROM due"
-    " WHERE flow_runs.id = due.id AND flow_runs.ready_micros <= %(now)s RETURNING flow_runs.id, flow_runs.epoch",
+    " ORDER BY run.ready_micros, run.id LIMIT %(count)s),"
+    " placed AS (SELECT id, row_number() OVER (ORDER BY ready_micros, id) AS place FROM due)"
+    " UPDATE flow_runs SET phase = 1, epoch = greatest(flow_runs.epoch, %(epoch_base)s) + 1,"
+    " agent = (%(agents)s::text[])[placed.place], last_sequence = 0, ready_micros = NULL, heard_micros = %(now)s,"
+    " deadline_micros = %(expire)s FROM placed"
+    f" WHERE flow_runs.id = placed.id AND flow_runs.ready_micros <= %(now)s RETURNING {_RETURNED}",
 )
 _RUNS: Final = Query(
-    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id IN (SELECT value FROM json_each(?)) ORDER BY scheduled_micros, id",  # noqa: S608 - names of this file
-    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id = ANY(%s::bigint[]) ORDER BY scheduled_micros, id",  # noqa: S608 - as above
+    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608 - names of this file
+    f"SELECT {_RUN_COLUMNS} FROM flow_runs WHERE id = ANY(%s::bigint[])",  # noqa: S608 - as above
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One call that wants leases."""
+
+    agent: str
+    request_id: str
+    max_runs: int
+    scope: Scope = None
+
+    @property
+    def request(self) -> RequestKey:
+        """What it is remembered by."""
+        return RequestKey(f"LeaseFlowRuns/{self.agent}", self.request_id, b"")
 
 
 class LeaseStore:
@@ -87,32 +105,69 @@ class LeaseStore:
     def __init__(self, incarnation: str, epoch_base: int) -> None:
         self.incarnation = incarnation
         self.epoch_base = epoch_base
+        self.operation: GroupOperation[Claim, tuple[Lease, ...]] = GroupOperation(self.claim)
 
-    def claim(self, tx: Transaction, agent: str, request_id: str, max_runs: int, scope: Scope) -> tuple[Lease, ...]:
-        """Leases due runs that the agent fits, the longest due first."""
-        found = _AGENT.run(tx.connection, agent)
-        if not found:
-            raise NotFoundError(f"there is no agent {agent}")
-        request = RequestKey(f"LeaseFlowRuns/{agent}", request_id, b"")
-        if request_id and (given := find_effect(tx, request)) is not None:
-            return self._given(tx, agent, json.loads(given))
-        fitting = _fitting(tx, found[0], scope)
-        if not fitting or max_runs < 1:
-            return ()
-        claimed = self._take(tx, agent, fitting, max_runs)
-        if not claimed:
-            return ()
-        if request_id:
-            record_effects(tx, [(request, json.dumps(claimed))])
-        return self._leases(tx, [key for key, _ in claimed])
+    def claim(self, tx: Transaction, calls: list[Claim]) -> list[tuple[Lease, ...] | HeliographError]:
+        """Leases due runs that the agents fit, the longest due first. Calls that fit the same runs share statements."""
+        answers: list[tuple[Lease, ...] | HeliographError] = [()] * len(calls)
+        agents = {row.name: row for row in _AGENTS.run(tx.connection, list({call.agent for call in calls}))}
+        known = set(find_effects(tx, [call.request for call in calls if call.request_id]))
+        alike: dict[tuple[int, ...], list[int]] = {}
+        again: list[int] = []
+        for number, call in enumerate(calls):
+            if call.agent not in agents:
+                answers[number] = NotFoundError(f"there is no agent {call.agent}")
+                continue
+            place = (call.request.scope, call.request_id)
+            if call.request_id and place in known:
+                again.append(number)
+                continue
+            fitting = _fitting(tx, agents[call.agent], call.scope)
+            if fitting and call.max_runs > 0:
+                known.add(place)
+                alike.setdefault(tuple(fitting), []).append(number)
+        effects: list[tuple[RequestKey, str]] = []
+        for fitting_all, numbers in alike.items():
+            for number, rows in self._share(tx, list(fitting_all), calls, numbers):
+                answers[number] = self._leases(tx, rows)
+                if rows and calls[number].request_id:
+                    effects.append((calls[number].request, json.dumps([(row.id, row.epoch) for row in rows])))
+        record_effects(tx, effects)
+        for number in again:
+            call = calls[number]
+            given = find_effect(tx, call.request)
+            answers[number] = () if given is None else self._given(tx, call.agent, json.loads(given))
+        return answers
 
-    def _take(self, tx: Transaction, agent: str, fitting: list[int], count: int) -> list[tuple[int, int]]:
-        """The claim itself: a run is given to whoever finds it claimable, in the statement that makes it not so."""
-        rows = _CLAIM.run_named(
-            tx.connection, requirements=fitting, now=tx.now, agent=agent, expire=tx.now + rules.ACCEPT_WITHIN,
-            epoch_base=self.epoch_base, count=count,
+    def _share(
+        self, tx: Transaction, fitting: list[int], calls: list[Claim], numbers: list[int]
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Takes runs for these calls together, and yields each call's part."""
+        places = [calls[number].agent for number in numbers for _ in range(calls[number].max_runs)]
+        taken: dict[str, list[Any]] = {}
+        for row in sorted(self._take(tx, fitting, places), key=lambda row: (row.scheduled_micros, row.id)):
+            taken.setdefault(row.agent, []).append(row)
+        for number in numbers:
+            mine = taken.get(calls[number].agent, [])
+            count = calls[number].max_runs
+            yield number, mine[:count]
+            del mine[:count]
+
+    def _take(self, tx: Transaction, fitting: list[int], places: list[str]) -> list[Any]:
+        """The claim itself: a run is given to whoever finds it claimable, in the statement that makes it not so.
+
+        Args:
+            tx: The transaction.
+            fitting: Keys of the requirements that the agents meet.
+            places: The agent of each run that may be taken, in the order of the queue.
+
+        Returns:
+            Rows of the runs that were taken.
+        """
+        return _CLAIM.run_named(
+            tx.connection, requirements=fitting, now=tx.now, agents=places, expire=tx.now + rules.ACCEPT_WITHIN,
+            epoch_base=self.epoch_base, count=len(places),
         )  # fmt: skip
-        return [(row.id, row.epoch) for row in rows]
 
     def _given(self, tx: Transaction, agent: str, claimed: list[tuple[int, int]]) -> tuple[Lease, ...]:
         """Returns those of the leases given before that still live unaccepted."""
@@ -122,13 +177,12 @@ class LeaseStore:
                 _t.id.in_(epochs), _t.agent == agent, _t.phase == Phase.OFFERED, _t.deadline_micros > tx.now
             )
         )
-        alive = [key for key, epoch in rows if epochs[key] == epoch]
-        return self._leases(tx, alive, claimed=False)
+        alive = _RUNS.run(tx.connection, [key for key, epoch in rows if epochs[key] == epoch])
+        return self._leases(tx, sorted(alive, key=lambda row: (row.scheduled_micros, row.id)), claimed=False)
 
-    def _leases(self, tx: Transaction, keys: list[int], *, claimed: bool = True) -> tuple[Lease, ...]:
-        rows = _RUNS.run(tx.connection, keys)
+    def _leases(self, tx: Transaction, rows: list[Any], *, claimed: bool = True) -> tuple[Lease, ...]:
         versions = remembered_versions(tx, {row.version_id for row in rows})
-        needed = remembered_requirements(tx)
+        needed = remembered_requirements(tx) if rows else {}
         if claimed:
             tx.runs.update(row.uuid for row in rows)
         leases: list[Lease] = []

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from heliograph.engine.codes import StateCode
-from heliograph.exceptions import UnavailableError
+from heliograph.exceptions import HeliographError, UnavailableError
 from heliograph_control_plane.domain.runs import start_up_grace
 from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, tokens
 from heliograph_control_plane.store.database import Database
 from heliograph_control_plane.store.events import EventStore
 from heliograph_control_plane.store.notices import Notices
 from heliograph_control_plane.store.pending import Pending
-from heliograph_control_plane.store.readers import Readers
+from heliograph_control_plane.store.readers import GroupRead, Readers
 from heliograph_control_plane.store.records import (
     Agent,
     AgentSpec,
@@ -64,6 +65,7 @@ _LOG_READERS: Final = 2
 
 _CREATE: Final = GroupOperation(flow_runs.create_flow_runs)
 _ACCEPT: Final = GroupOperation(leases.accept)
+_LATEST: Final = GroupRead(flows.latest_versions)
 
 
 class SqlStore:
@@ -83,6 +85,8 @@ class SqlStore:
         self._log_writer = Writer(database, database.logs, self._subscribers, "store-logs")
         self._readers = Readers(database.reading, _READERS, "store-reader")
         self._log_readers = Readers(database.reading_logs, _LOG_READERS, "store-log-reader")
+        self._authenticate = GroupRead(self._authenticate_all)
+        self._get_agents: GroupRead[str, Agent] = GroupRead(lambda c, names: agents.get_agents(c, names, self.now()))
         self._notices: Notices | None = None
         if database.kind == "postgresql":
             self._notices = Notices(database.reading, self._deliver)
@@ -109,8 +113,8 @@ class SqlStore:
         for subscriber in tuple(self._subscribers):
             subscriber(changes)
 
-    def _write(self, function: Callable[[Transaction], T]) -> Pending[T]:
-        return self._writer.submit(function)
+    def _write(self, function: Callable[[Transaction], T], weight: int = 1) -> Pending[T]:
+        return self._writer.submit(function, weight)
 
     def _read(self, function: Callable[[Connection], T]) -> Pending[T]:
         return self._readers.submit(function)
@@ -196,7 +200,7 @@ class SqlStore:
 
     def latest_version(self, project: str, flow: str) -> Pending[int]:
         """Returns the number of a flow's newest version."""
-        return self._read(lambda c: flows.latest_version(c, project, flow))
+        return self._readers.submit_grouped(_LATEST, (project, flow))
 
     def list_flows(self, project: str, scope: Scope, page_size: int, page_token: str) -> Pending[Page[Flow]]:
         """Lists flows."""
@@ -241,6 +245,10 @@ class SqlStore:
     def create_flow_run(self, new: NewFlowRun, request: RequestKey | None = None) -> Pending[FlowRun]:
         """Creates a run."""
         return self._writer.submit_grouped(_CREATE, (new, request), 3)
+
+    def create_flow_runs(self, creations: Sequence[tuple[NewFlowRun, RequestKey | None]]) -> Pending[list[FlowRun]]:
+        """Creates several runs, all of them or none."""
+        return self._write(lambda tx: flow_runs.create_together(tx, list(creations)), 3 * len(creations))
 
     def get_flow_run(self, run_id: str) -> Pending[FlowRun]:
         """Returns one run."""
@@ -296,7 +304,7 @@ class SqlStore:
 
     def get_agent(self, name: str) -> Pending[Agent]:
         """Returns one agent."""
-        return self._read(lambda c: agents.get_agent(c, name, self.now()))
+        return self._readers.submit_grouped(self._get_agents, name)
 
     def list_agents(self, page_size: int, page_token: str, scope: Scope = None) -> Pending[Page[Agent]]:
         """Lists agents."""
@@ -310,7 +318,8 @@ class SqlStore:
         self, agent: str, request_id: str, max_runs: int, scope: Scope = None
     ) -> Pending[tuple[Lease, ...]]:
         """Leases due runs."""
-        return self._write(lambda tx: self._leases.claim(tx, agent, request_id, max_runs, scope))
+        claim = leases.Claim(agent, request_id, max_runs, scope)
+        return self._writer.submit_grouped(self._leases.operation, claim, 1 + max(max_runs, 0) // 4)
 
     def accept_flow_run(
         self,
@@ -366,15 +375,17 @@ class SqlStore:
 
     def authenticate(self, token_id: str, secret_hash: bytes) -> Pending[Token | None]:
         """Returns a good token."""
+        return self._readers.submit_grouped(self._authenticate, (token_id, secret_hash))
 
-        def read(connection: Connection) -> Token | None:
-            now = self.now()
-            token = tokens.authenticate(connection, token_id, secret_hash, now)
-            if token is not None and now - token.last_used_micros >= tokens.USE_NOTED_EVERY:
-                self._writer.submit(lambda tx: tokens.note_use(tx, token_id))
-            return token
-
-        return self._read(read)
+    def _authenticate_all(
+        self, connection: Connection, claims: list[tuple[str, bytes]]
+    ) -> list[Token | HeliographError | None]:
+        now = self.now()
+        found = tokens.authenticate(connection, claims, now)
+        for token in {one.token_id: one for one in found if one is not None}.values():
+            if now - token.last_used_micros >= tokens.USE_NOTED_EVERY:
+                self._writer.submit(partial(tokens.note_use, token_id=token.token_id))
+        return list(found)
 
     def authenticate_run(self, run_id: str, epoch: int, secret_hash: bytes) -> Pending[RunPrincipal | None]:
         """Returns what a good run token stands for."""

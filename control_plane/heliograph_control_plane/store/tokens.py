@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+from collections.abc import Collection
 from itertools import islice
 from typing import Any, Final
 
@@ -100,10 +101,25 @@ def _within(row: Row[Any], scope: Scope) -> bool:
     return scope is None or bool(projects and scope.issuperset(projects))
 
 
-def authenticate(connection: Connection, token_id: str, secret_hash: bytes, now: int) -> Token | None:
-    """Returns a token when it is good."""
-    row = _find(connection, token_id)
-    if row is None or not hmac.compare_digest(row.secret_hash, secret_hash):
+_FIND_ALL: Final = Query(
+    "SELECT * FROM tokens WHERE token_id IN (SELECT value FROM json_each(?))",
+    "SELECT * FROM tokens WHERE token_id = ANY(%s::text[])",
+)
+
+
+def authenticate(connection: Connection, claims: Collection[tuple[str, bytes]], now: int) -> list[Token | None]:
+    """Returns, for each pair of a token's id and the hash of a secret, the token when it is good."""
+    rows = {row.token_id: row for row in _FIND_ALL.run(connection, list({token_id for token_id, _ in claims}))}
+    good: dict[tuple[str, bytes], Token | None] = {}
+    for claim in claims:
+        if claim not in good:
+            row = rows.get(claim[0])
+            good[claim] = None if row is None else _when_good(row, claim[1], now)
+    return [good[claim] for claim in claims]
+
+
+def _when_good(row: Any, secret_hash: bytes, now: int) -> Token | None:
+    if not hmac.compare_digest(row.secret_hash, secret_hash):
         return None
     if row.revoke_micros or (row.expire_micros and row.expire_micros <= now):
         return None

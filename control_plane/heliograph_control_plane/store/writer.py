@@ -114,11 +114,11 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[[Transaction], T]) -> Pending[T]:
+    def submit(self, function: Callable[[Transaction], T], weight: int = 1) -> Pending[T]:
         """Queues one operation. It runs inside a shared transaction and must refuse, by a `HeliographError`, before
-        it writes anything."""
+        it writes anything. `weight` is about the rows that it writes."""
         pending: Pending[T] = Pending()
-        self._enqueue(_Call(pending, 1, function))
+        self._enqueue(_Call(pending, weight, function))
         return pending
 
     def submit_grouped(self, group: GroupOperation[A, T], argument: A, weight: int = 1) -> Pending[T]:

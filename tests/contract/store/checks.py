@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from tests.contract.store.helpers import TOKEN, Bench, flow, new_run, task
+from tests.contract.store.helpers import TOKEN, Bench, flow, new_run, task, version
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import LeaseLostError
@@ -69,9 +69,12 @@ def every_run_starts_once(bench: Bench, stores: list[SqlStore], runs: int, claim
 
 
 def claims_in_one_commit_differ(bench: Bench) -> None:
-    """Claims that share a transaction never get the same run."""
+    """Claims that share a transaction never get the same run: not those that share a statement either, and not those
+    whose agents fit different runs, too, and that therefore have statements of their own."""
     for number in range(4):
-        bench.agent(f"agent-{number}")
+        own = [f"own-{number // 2}"]
+        bench.store.register_flow_version(version(own[0], labels=tuple(own))).result()
+        bench.agent(f"agent-{number}", own)
     for _ in range(40):
         bench.create()
     block = threading.Event()

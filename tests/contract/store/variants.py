@@ -45,24 +45,22 @@ class _TwoStepLeases(LeaseStore):
         super().__init__(incarnation, 0)
         self._database = database
 
-    def _take(self, tx: Transaction, agent: str, fitting: list[int], count: int) -> list[tuple[int, int]]:
+    def _take(self, tx: Transaction, fitting: list[int], places: list[str]) -> list[Any]:
         with self._database.reading.connect() as reader:
             keys = reader.scalars(
                 text("SELECT id FROM flow_runs WHERE ready_micros <= :now ORDER BY ready_micros, id LIMIT :n"),
-                {"now": tx.now, "n": count},
+                {"now": tx.now, "n": len(places)},
             ).all()
-        taken: list[tuple[int, int]] = []
-        for key in keys:
-            epoch = tx.connection.scalar(
+        return [
+            tx.connection.execute(
                 text(
                     "UPDATE flow_runs SET phase = 1, epoch = epoch + 1, agent = :agent, ready_micros = NULL,"
-                    " heard_micros = :now, deadline_micros = :now + 30000000 WHERE id = :key RETURNING epoch"
+                    " heard_micros = :now, deadline_micros = :now + 30000000 WHERE id = :key RETURNING *"
                 ),
                 {"agent": agent, "now": tx.now, "key": key},
-            )
-            assert epoch is not None
-            taken.append((key, epoch))
-        return taken
+            ).one()
+            for key, agent in zip(keys, places, strict=False)
+        ]
 
 
 class NonAtomicClaimStore(SqlStore):

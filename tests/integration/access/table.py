@@ -45,6 +45,7 @@ AgentService/GetAgent                 A a o v g -  OK                  <agent>  
 AgentService/ListAgents               A a o v - -  OK                  OK          OK
 AgentService/DeleteAgent              A - o - - -  OK                  OK          OK
 FlowRunService/CreateFlowRun          A a o - - r  OK                  <project>   <version>
+FlowRunService/BatchCreateFlowRuns    A a o - - r  OK                  <project>   <version>
 FlowRunService/GetFlowRun             A a o v g r  OK                  <run>       <run>
 FlowRunService/ListFlowRuns           A a o v - -  OK                  <project>   NOT_FOUND
 FlowRunService/CancelFlowRun          A a o - - -  OK                  <run>       <run>
@@ -114,6 +115,7 @@ RUN_TOKENS = {
     # What the token of a run may do, by method (those that a run may call at all), in each state of the token:
     # of the current lease; about another run of its project; after the lease moved on; after the run ended; replaced.
     "FlowRunService/CreateFlowRun": ("OK", "OK", NO_TOKEN, NO_TOKEN, NO_TOKEN),
+    "FlowRunService/BatchCreateFlowRuns": ("OK", "OK", NO_TOKEN, NO_TOKEN, NO_TOKEN),
     "FlowRunService/GetFlowRun": ("OK", _TEXTS["run"], NO_TOKEN, NO_TOKEN, NO_TOKEN),
     "FlowRunService/WatchFlowRuns": ("OK", _TEXTS["run"], NO_TOKEN, NO_TOKEN, NO_TOKEN),
     "FlowService/GetFlow": ("OK", "OK", NO_TOKEN, NO_TOKEN, NO_TOKEN),

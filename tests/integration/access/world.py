@@ -220,6 +220,12 @@ REQUESTS: Mapping[str, Callable[[Names], Any]] = {
     "FlowRunService/CreateFlowRun": lambda n: runs.CreateFlowRunRequest(
         parent=n.project, flow=n.flow, request_id=request_id(), labels=["nobody"], override_labels=True
     ),
+    "FlowRunService/BatchCreateFlowRuns": lambda n: runs.BatchCreateFlowRunsRequest(
+        parent=n.project,
+        requests=[
+            runs.CreateFlowRunRequest(flow=n.flow, request_id=request_id(), labels=["nobody"], override_labels=True)
+        ],
+    ),
     "FlowRunService/GetFlowRun": lambda n: runs.GetFlowRunRequest(name=n.running.run),
     "FlowRunService/ListFlowRuns": lambda n: runs.ListFlowRunsRequest(parent=n.project, flow=n.flow),
     "FlowRunService/CancelFlowRun": lambda n: runs.CancelFlowRunRequest(name=n.doomed),

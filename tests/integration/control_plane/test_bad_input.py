@@ -208,6 +208,23 @@ BAD_CALLS: dict[str, tuple[str, str, Any, grpc.StatusCode]] = {
         "runs", "CreateFlowRun",
         runs_pb.CreateFlowRunRequest(parent="projects/p", flow="projects/q/flows/f", request_id="r"), INVALID,
     ),
+    "no runs in a batch": (
+        "runs", "BatchCreateFlowRuns", runs_pb.BatchCreateFlowRunsRequest(parent="projects/p"), INVALID,
+    ),
+    "too many runs in a batch": (
+        "runs", "BatchCreateFlowRuns",
+        runs_pb.BatchCreateFlowRunsRequest(
+            parent="projects/p",
+            requests=[runs_pb.CreateFlowRunRequest(flow="projects/p/flows/f", request_id="r")] * 501,
+        ), INVALID,
+    ),
+    "a batch for two projects": (
+        "runs", "BatchCreateFlowRuns",
+        runs_pb.BatchCreateFlowRunsRequest(
+            parent="projects/p",
+            requests=[runs_pb.CreateFlowRunRequest(parent="projects/q", flow="projects/q/flows/f", request_id="r")],
+        ), INVALID,
+    ),
     "unknown state": ("runs", "ListFlowRuns", runs_pb.ListFlowRunsRequest(parent="projects/-", states=[77]), INVALID),
     "bad page token": (
         "runs", "ListFlowRuns", runs_pb.ListFlowRunsRequest(parent="projects/-", page_token="abc"), INVALID,

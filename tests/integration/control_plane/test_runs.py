@@ -484,3 +484,34 @@ def test_a_run_is_of_the_version_that_was_registered_last(scene: Scene) -> None:
     for number in range(1, 6):
         assert scene.run(flow).flow_version == f"{flow}/versions/{number}"
         scene.flow(parent, flow_id="moving")  # each has another bundle
+
+
+def test_a_batch_of_runs_is_created_wholly_or_not_at_all(scene: Scene) -> None:
+    flow = scene.flow(scene.project(), graph=graph(parameters=(flows_pb.ParameterSpec(name="x"),))).name
+    project = flow.partition("/flows")[0]
+
+    def one(text: str, key: str = "") -> runs_pb.CreateFlowRunRequest:
+        return runs_pb.CreateFlowRunRequest(flow=flow, request_id=key or request_id(), parameters_json=text)
+
+    ask = runs_pb.BatchCreateFlowRunsRequest(parent=project, requests=[one(f'{{"x": {n}}}') for n in range(50)])
+    made = scene.admin.runs.BatchCreateFlowRuns(ask).flow_runs
+    assert [run.parameters_json for run in made] == [f'{{"x": {n}}}' for n in range(50)]
+    again = scene.admin.runs.BatchCreateFlowRuns(ask).flow_runs
+    assert [run.name for run in again] == [run.name for run in made]
+    # The request id is the run's: sent alone, it gives the same run.
+    alone = runs_pb.CreateFlowRunRequest()
+    alone.CopyFrom(ask.requests[3])
+    alone.parent = project
+    assert scene.admin.runs.CreateFlowRun(alone).name == made[3].name
+
+    for bad, error in (
+        (one('{"y": 1}'), UnknownParameterError),
+        (one("{}", ask.requests[0].request_id), RequestIdReusedError),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            scene.admin.runs.BatchCreateFlowRuns(
+                runs_pb.BatchCreateFlowRunsRequest(parent=project, requests=[one("{}"), bad])
+            )
+        assert isinstance(to_error(refused.value), error)
+    listed = scene.admin.runs.ListFlowRuns(runs_pb.ListFlowRunsRequest(parent=project, flow=flow))
+    assert {run.name for run in listed.flow_runs} == {run.name for run in made}

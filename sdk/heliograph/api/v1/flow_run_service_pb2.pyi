@@ -338,6 +338,58 @@ class CreateFlowRunRequest(_message.Message):
 Global___CreateFlowRunRequest: _TypeAlias = CreateFlowRunRequest  # noqa: Y015
 
 @_typing.final
+class BatchCreateFlowRunsRequest(_message.Message):
+    """Request of BatchCreateFlowRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`: the project of all the runs."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateFlowRunRequest]:
+        """The runs to create, 1 to 500. Their `parent` is empty or the same."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        requests: _abc.Iterable[Global___CreateFlowRunRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateFlowRunsRequest: _TypeAlias = BatchCreateFlowRunsRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreateFlowRunsResponse(_message.Message):
+    """Response of BatchCreateFlowRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOW_RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def flow_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowRun]:
+        """The runs, in the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        flow_runs: _abc.Iterable[Global___FlowRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow_runs", b"flow_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateFlowRunsResponse: _TypeAlias = BatchCreateFlowRunsResponse  # noqa: Y015
+
+@_typing.final
 class GetFlowRunRequest(_message.Message):
     """Request of GetFlowRun."""
 

@@ -40,6 +40,11 @@ class FlowRunServiceStub(object):
                 request_serializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.CreateFlowRunRequest.SerializeToString,
                 response_deserializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.FlowRun.FromString,
                 _registered_method=True)
+        self.BatchCreateFlowRuns = channel.unary_unary(
+                '/heliograph.api.v1.FlowRunService/BatchCreateFlowRuns',
+                request_serializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsRequest.SerializeToString,
+                response_deserializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsResponse.FromString,
+                _registered_method=True)
         self.GetFlowRun = channel.unary_unary(
                 '/heliograph.api.v1.FlowRunService/GetFlowRun',
                 request_serializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.GetFlowRunRequest.SerializeToString,
@@ -83,6 +88,14 @@ class FlowRunServiceServicer(object):
 
     def CreateFlowRun(self, request, context):
         """Creates a run. Idempotent by `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateFlowRuns(self, request, context):
+        """Creates several runs in one transaction: all of them or none. Each is idempotent by its own `request_id`, the same as
+        with `CreateFlowRun`, so that a batch may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +161,11 @@ def add_FlowRunServiceServicer_to_server(servicer, server):
                     request_deserializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.CreateFlowRunRequest.FromString,
                     response_serializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.FlowRun.SerializeToString,
             ),
+            'BatchCreateFlowRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateFlowRuns,
+                    request_deserializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsRequest.FromString,
+                    response_serializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsResponse.SerializeToString,
+            ),
             'GetFlowRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFlowRun,
                     request_deserializer=heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.GetFlowRunRequest.FromString,
@@ -212,6 +230,33 @@ class FlowRunService(object):
             '/heliograph.api.v1.FlowRunService/CreateFlowRun',
             heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.CreateFlowRunRequest.SerializeToString,
             heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.FlowRun.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateFlowRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliograph.api.v1.FlowRunService/BatchCreateFlowRuns',
+            heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsRequest.SerializeToString,
+            heliograph_dot_api_dot_v1_dot_flow__run__service__pb2.BatchCreateFlowRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

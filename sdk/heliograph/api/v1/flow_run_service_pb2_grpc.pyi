@@ -35,6 +35,10 @@ class FlowRunServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FlowRunServiceAsyncStub: ...
     CreateFlowRun: _grpc.UnaryUnaryMultiCallable[_flow_run_service_pb2.CreateFlowRunRequest, _flow_run_service_pb2.FlowRun]
     """Creates a run. Idempotent by `request_id`."""
+    BatchCreateFlowRuns: _grpc.UnaryUnaryMultiCallable[_flow_run_service_pb2.BatchCreateFlowRunsRequest, _flow_run_service_pb2.BatchCreateFlowRunsResponse]
+    """Creates several runs in one transaction: all of them or none. Each is idempotent by its own `request_id`, the same as
+    with `CreateFlowRun`, so that a batch may be sent again.
+    """
     GetFlowRun: _grpc.UnaryUnaryMultiCallable[_flow_run_service_pb2.GetFlowRunRequest, _flow_run_service_pb2.FlowRun]
     """Returns one run."""
     ListFlowRuns: _grpc.UnaryUnaryMultiCallable[_flow_run_service_pb2.ListFlowRunsRequest, _flow_run_service_pb2.ListFlowRunsResponse]
@@ -63,6 +67,10 @@ class FlowRunServiceAsyncStub(FlowRunServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateFlowRun: _aio.UnaryUnaryMultiCallable[_flow_run_service_pb2.CreateFlowRunRequest, _flow_run_service_pb2.FlowRun]  # type: ignore[assignment]
     """Creates a run. Idempotent by `request_id`."""
+    BatchCreateFlowRuns: _aio.UnaryUnaryMultiCallable[_flow_run_service_pb2.BatchCreateFlowRunsRequest, _flow_run_service_pb2.BatchCreateFlowRunsResponse]  # type: ignore[assignment]
+    """Creates several runs in one transaction: all of them or none. Each is idempotent by its own `request_id`, the same as
+    with `CreateFlowRun`, so that a batch may be sent again.
+    """
     GetFlowRun: _aio.UnaryUnaryMultiCallable[_flow_run_service_pb2.GetFlowRunRequest, _flow_run_service_pb2.FlowRun]  # type: ignore[assignment]
     """Returns one run."""
     ListFlowRuns: _aio.UnaryUnaryMultiCallable[_flow_run_service_pb2.ListFlowRunsRequest, _flow_run_service_pb2.ListFlowRunsResponse]  # type: ignore[assignment]
@@ -94,6 +102,16 @@ class FlowRunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_flow_run_service_pb2.FlowRun, _abc.Awaitable[_flow_run_service_pb2.FlowRun]]:
         """Creates a run. Idempotent by `request_id`."""
+
+    @_abc_1.abstractmethod
+    def BatchCreateFlowRuns(
+        self,
+        request: _flow_run_service_pb2.BatchCreateFlowRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_flow_run_service_pb2.BatchCreateFlowRunsResponse, _abc.Awaitable[_flow_run_service_pb2.BatchCreateFlowRunsResponse]]:
+        """Creates several runs in one transaction: all of them or none. Each is idempotent by its own `request_id`, the same as
+        with `CreateFlowRun`, so that a batch may be sent again.
+        """
 
     @_abc_1.abstractmethod
     def GetFlowRun(
