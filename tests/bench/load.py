@@ -45,8 +45,14 @@ class Client:
 
 
 async def create(client: Client, options: argparse.Namespace, number: int) -> None:
-    """Creates runs one after the other."""
-    for _ in range(options.count // options.clients):
+    """Creates runs one after the other, or some at a time in one call."""
+    while options.at_once > 1 and client.count < options.count // options.clients:
+        batch = runs_pb.BatchCreateFlowRunsRequest(parent="projects/p")
+        for _ in range(options.at_once):
+            batch.requests.add(flow="projects/p/flows/f", request_id=uuid.uuid4().hex, parameters_json='{"n": 1}')
+        await client.call("FlowRunService/BatchCreateFlowRuns", batch, runs_pb.BatchCreateFlowRunsResponse)
+        client.count += options.at_once
+    while client.count < options.count // options.clients:
         request = runs_pb.CreateFlowRunRequest(
             parent="projects/p", flow="projects/p/flows/f", request_id=uuid.uuid4().hex, parameters_json='{"n": 1}'
         )
@@ -62,7 +68,12 @@ async def claim(client: Client, options: argparse.Namespace, number: int) -> Non
         request = agents_pb.AcceptFlowRunRequest(agent=agent, flow_run=lease.flow_run.name, epoch=lease.epoch)
         await client.call("AgentService/AcceptFlowRun", request, agents_pb.AcceptFlowRunResponse)
 
+    begun = time.perf_counter()
     while client.count < options.count // options.clients:
+        if options.rate:  # as many as are asked for and no more: how long a call takes that does not queue by itself
+            turn = client.count * options.clients + number * options.at_once
+            due = begun + turn / options.rate
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
         request = agents_pb.LeaseFlowRunsRequest(agent=agent, request_id=uuid.uuid4().hex, max_runs=options.at_once)
         given = await client.call("AgentService/LeaseFlowRuns", request, agents_pb.LeaseFlowRunsResponse)
         if options.accept:
@@ -177,6 +188,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--accept", action="store_true")
+    parser.add_argument("--rate", type=float, default=0.0, help="claims a second of all clients; 0: as many as can be")
     options = parser.parse_args()
     token = sys.stdin.readline().strip()
     print(json.dumps(asyncio.run(load(options, token))), flush=True)

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.bench.test_store import calibration
 from tests.support.control_plane import ControlPlaneProcess, channel
-from tests.support.postgres import PostgresCluster, postgres
+from tests.support.postgres import PostgresCluster, find_binaries, postgres
 from tests.support.scene import bundle, graph
 
 from heliograph.api.v1 import (
@@ -64,8 +64,9 @@ _FILL_POSTGRESQL = (
 class Server:
     """A server with a flow and agents, and what loads it."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, store: str) -> None:
         self.url = url
+        self.store = store
         self.process = ControlPlaneProcess(folder, *(("--database", url) if url else ()))
         self.process.start()
         with channel(self.process.address, self.process.token) as made:
@@ -129,14 +130,30 @@ class Server:
         return float(times.user + times.system)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def durable() -> Iterator[PostgresCluster]:
+    """A PostgreSQL that syncs what it commits, as no other test's does."""
+    binaries = find_binaries()
+    assert binaries is not None
+    cluster = PostgresCluster(binaries)
+    for setting in ("fsync", "full_page_writes"):
+        cluster.sql(f"ALTER SYSTEM SET {setting} = on")
+    cluster.sql("SELECT pg_reload_conf()")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "durable"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server on either store."""
-    url = ""
-    if request.param == "postgresql":
-        cluster: PostgresCluster = request.getfixturevalue("postgres")
+    """A server on either store; on PostgreSQL with and without its syncs."""
+    url, store = "", "SQLite FULL"
+    if request.param != "sqlite":
+        cluster: PostgresCluster = request.getfixturevalue(
+            "postgres" if request.param == "postgresql" else request.param
+        )
         url = cluster.store_database()
-    made = Server(tmp_path, url)
+        store = "PostgreSQL, fsync on" if request.param == "durable" else "PostgreSQL, fsync off"
+    made = Server(tmp_path, url, store)
     yield made
     made.process.terminate()
 
@@ -145,9 +162,8 @@ def tell(capsys: pytest.CaptureFixture[str], server: Server, what: str, figures:
     """Prints figures; returns CPU seconds of the server per operation."""
     each: float = figures["cpu"] / figures["count"]
     with capsys.disabled():
-        store = "PostgreSQL" if server.url else "SQLite FULL"
         print(
-            f"\n{what}, {store}: {figures['count'] / figures['seconds']:,.0f}/s,"
+            f"\n{what}, {server.store}: {figures['count'] / figures['seconds']:,.0f}/s,"
             f" {each * 1e6:.0f} µs of the server's CPU each, calls p50 {figures['p50'] * 1e3:.1f} ms"
             f" p99 {figures['p99'] * 1e3:.1f} ms (calibration {calibration():.3f} s)"
         )
@@ -156,7 +172,9 @@ def tell(capsys: pytest.CaptureFixture[str], server: Server, what: str, figures:
 
 def test_creating_runs_by_eight_clients(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     figures = server.load("create", clients=8, count=4_000)
-    assert tell(capsys, server, "runs created by 8 clients", figures) < 4e-3
+    assert tell(capsys, server, "runs created by 8 clients, one a call", figures) < 4e-3
+    figures = server.load("create", clients=8, count=16_000, at_once=50)
+    assert tell(capsys, server, "runs created by 8 clients, fifty a call", figures) < 1e-3
 
 
 @pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.full)])
@@ -164,6 +182,8 @@ def test_claiming_among_many_runs(server: Server, rows: int, capsys: pytest.Capt
     server.fill(rows)
     figures = server.load("claim", clients=8, count=20_000, at_once=10)
     assert tell(capsys, server, f"claimed by ten, {rows:,} runs due", figures) < 1e-3
+    figures = server.load("claim", "--rate", "1500", clients=8, count=9_000, at_once=10)
+    tell(capsys, server, f"claimed by ten at 1,500/s, {rows:,} runs due", figures)
     figures = server.load("claim", "--accept", clients=8, count=4_000, at_once=4)
     assert tell(capsys, server, f"claimed by four and each accepted, {rows:,} runs due", figures) < 4e-3
 
