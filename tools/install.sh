@@ -68,7 +68,6 @@ case "${1:-}" in
     command -v busybox >/dev/null || missing+=(busybox-static)
     PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(gcc libc6-dev) # failing disks are a library that the tests compile
-    command -v faketime >/dev/null || missing+=(faketime)
     if [ ${#missing[@]} -gt 0 ]; then
       if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
         echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
