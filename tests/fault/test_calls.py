@@ -121,7 +121,9 @@ _FAULTS: tuple[tuple[Fault, dict[str, Any]], ...] = (
 def cell(method: str, fault: Fault, **options: Any) -> Cell:
     """Makes a cell, with what its method needs."""
     first = {"ReportRunEvents": NO_STREAMS, "ReleaseFlowRun": NOT_ACCEPTED}.get(method, ())
-    return Cell(method, fault, {**_CALLS[method], **options}, first, releases=method == "ReleaseFlowRun")
+    # A poll that arrives after its caller went on takes a run for nobody; the offer ends after 30 s, unaccepted.
+    releases = method == "ReleaseFlowRun" or (method == "LeaseFlowRuns" and fault is not Fault.EATEN)
+    return Cell(method, fault, {**_CALLS[method], **options}, first, releases)
 
 
 ALL = (
@@ -217,7 +219,7 @@ def inject(proxy: GrpcProxy, cell: Cell) -> Injection:
     return proxy.inject(cell.method, cell.fault, **cell.options)
 
 
-def befall(network: Network, cell: Cell, name: str, seconds: float = 60.0) -> None:
+def befall(network: Network, cell: Cell, name: str, seconds: float = 120.0) -> None:
     """Has a run suffer one cell's fault."""
     stack, proxy = network.stack, network.proxy
     injection = inject(proxy, cell)

@@ -33,8 +33,8 @@ def short_checks(supervisor: Any) -> None:
 
 
 def short_accepts(performer: Any) -> None:
-    """An accept is tried for 2 s."""
-    performer.ACCEPT_SECONDS = 2.0
+    """An accept is tried for 6 s."""
+    performer.ACCEPT_SECONDS = 6.0
 
 
 def short_keepalive(channel: Any) -> None:
