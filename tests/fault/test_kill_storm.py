@@ -73,8 +73,14 @@ TWINS = [
 ]  # fmt: skip
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(("bug", "plan", "finding"), TWINS, ids=[bug for bug, *_ in TWINS])
+QUICK_TWINS = ("storm_start_anew", "storm_leave_no_mark")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("bug", "plan", "finding"),
+    [pytest.param(*twin, id=twin[0], marks=() if twin[0] in QUICK_TWINS else [pytest.mark.full]) for twin in TWINS],
+)
 def test_a_storm_finds_the_mistake(tmp_path: Path, bug: str, plan: Plan, finding: str) -> None:
     """The planted twins."""
     with storm(tmp_path, plan, planted=bug) as raged:
