@@ -29,6 +29,7 @@ from tests.support.control_plane import ControlPlaneProcess
 
 from heliograph.storage import LaunchSettings
 from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, RunSpec
 from heliograph_agents.link import Link
@@ -130,8 +131,9 @@ class Crowd:
                 AgentOptions(name=f"crowd-{number}", labels=("crowd",), capacity=4, host=""),
                 link,
                 NothingLauncher(self.launched),
-                Offers(folder / str(number)),
+                Offers(folder / str(number) / "offers"),
                 Gate(folder / "cache", needs_settings=False),
+                Ended(folder / str(number) / "ended"),
             )
             for number, link in enumerate(self.links)
         ]
