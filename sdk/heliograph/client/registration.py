@@ -167,8 +167,7 @@ def register(
         request = describe_flow(flow, project_name, storage, labels=labels)
         request.schedule_paused = not set_schedule_active
         _check(request)
-        root = project_root if project_root is not None else storage.project_root
-        bundle = _store(flow, storage, root, storage.pickle if pickle is None else pickle, request)
+        bundle = _store(flow, storage, project_root, pickle, request)
         answer = client.call(client.services.flows.RegisterFlowVersion, request)
     finally:
         if own is not None:
@@ -216,15 +215,14 @@ def _store(
     flow: Flow,
     storage: Storage,
     project_root: str | os.PathLike[str] | None,
-    pickle: bool,
+    pickle: bool | None,
     request: flow_service_pb2.RegisterFlowVersionRequest,
 ) -> Bundle:
     """Stores the bundle and its launch settings, and writes their reference into the request."""
     from heliograph.api.v1 import flow_service_pb2 as pb
     from heliograph.storage import launch_settings
-    from heliograph.storage.bundle import build_bundle
 
-    bundle = build_bundle(flow, project_root=project_root, pickle=pickle)
+    bundle = storage.make_bundle(flow, project_root=project_root, pickle=pickle)
     settings = replace(launch_settings(flow, storage), labels=tuple(request.launch.labels))
     reference = storage.put_bundle(bundle, settings)
     request.bundle.CopyFrom(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from heliograph.storage.launch import LaunchSettings
 from heliograph.storage.manifest import BundleFormat, MalformedManifestError, Manifest, digest_hex
 
 if TYPE_CHECKING:
+    from heliograph.core.flow import Flow
     from heliograph.storage.bundle import Bundle
 
 __all__ = ["BundleRef", "Storage"]
@@ -78,6 +79,10 @@ class Storage:
         """The host whose agents alone can fetch from here; empty means any."""
         return ""
 
+    def written(self) -> Sequence[Path]:
+        """Returns the folders and files of this machine that the storage writes: they go into no bundle."""
+        return ()
+
     def ledger(self) -> Mapping[str, str]:
         """Returns where ledgers go when a flow's result does not say: at home on the machine of the run."""
         return {"kind": "local", "dir": ""}
@@ -91,6 +96,28 @@ class Storage:
         raise StorageError(f"{type(self).__name__} cannot fetch {key}")
 
     # --- storing -----------------------------------------------------------------------------------------------------
+
+    def make_bundle(
+        self, flow: Flow, *, project_root: str | os.PathLike[str] | None = None, pickle: bool | None = None
+    ) -> Bundle:
+        """Makes the bundle of a flow as this storage keeps it. Nothing is stored yet.
+
+        Args:
+            flow: The flow.
+            project_root: Folder that goes into the bundle, instead of the storage's own.
+            pickle: Whether a pickle is loaded, instead of what the storage says.
+
+        Raises:
+            StorageError: If it cannot be made.
+        """
+        from heliograph.storage.bundle import build_bundle
+
+        return build_bundle(
+            flow,
+            project_root=project_root if project_root is not None else self.project_root,
+            pickle=self.pickle if pickle is None else pickle,
+            leave_out=self.written(),
+        )
 
     def put_bundle(self, bundle: Bundle, launch: LaunchSettings | None = None) -> BundleRef:
         """Stores a bundle and its launch settings. The same content again stores nothing; what was damaged is replaced.

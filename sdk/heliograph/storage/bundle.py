@@ -9,14 +9,14 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heliograph.config import config
+from heliograph.config import config, home
 from heliograph.exceptions import StorageError
 from heliograph.storage.archive import pack
 from heliograph.storage.collect import BundleReport, Collection, collect, imported_modules, is_marked, project_root
@@ -53,6 +53,7 @@ def build_bundle(
     project_root: str | os.PathLike[str] | None = None,
     pickle: bool = False,
     flow_file: str | os.PathLike[str] | None = None,
+    leave_out: Iterable[Path] = (),
 ) -> Bundle:
     """Makes the bundle of a flow.
 
@@ -61,6 +62,8 @@ def build_bundle(
         project_root: Folder to take files from; by default found from the flow's file.
         pickle: True to add a pickle, which is what will be loaded: for notebooks and flows that are built from data.
         flow_file: The file that defines the flow; by default found among the imported modules.
+        leave_out: Folders and files that hold no source, such as those that the flow's storage writes. The home folder
+            and the folders of results are left out always.
 
     Raises:
         StorageError: If there is no file (and no pickle is asked for), a needed file is ignored, it is too large, or
@@ -84,7 +87,8 @@ def build_bundle(
         )
     root, whole = (None, False) if source is None else _root(source.file, project_root)
     meant = root is not None and (project_root is not None or is_marked(root))
-    collected = _collect(source.file, root, whole, meant) if source is not None and root is not None else None
+    written = [*leave_out, *_written_folders(flow)]
+    collected = _collect(source.file, root, whole, meant, written) if source is not None and root is not None else None
     contents = {path: _read(full) for path, full in collected.files.items()} if collected else {}
     executable = {path for path, full in collected.files.items() if os.access(full, os.X_OK)} if collected else set()
     if pickle:
@@ -148,8 +152,19 @@ def _root(file: Path, given: str | os.PathLike[str] | None) -> tuple[Path, bool]
     return project_root(file, Path(given).expanduser() if given is not None else None)
 
 
-def _collect(file: Path, root: Path, whole: bool, meant: bool) -> Collection:
-    collected = collect(file, root, whole, meant=meant)
+def _written_folders(flow: Flow) -> Iterator[Path]:
+    """Yields where this product writes on this machine: what is there is data, or credentials."""
+    from heliograph.engine.results import LocalResult, default_results_dir
+
+    yield home()
+    yield Path(default_results_dir())
+    for result in (flow.result, *(task.result for task in flow.tasks)):
+        if isinstance(result, LocalResult):
+            yield Path(result.dir)
+
+
+def _collect(file: Path, root: Path, whole: bool, meant: bool, written: list[Path]) -> Collection:
+    collected = collect(file, root, whole, meant=meant, leave_out=written)
     limit = config().storage.hard_limit_bytes
     total = 0
     for path, full in collected.files.items():

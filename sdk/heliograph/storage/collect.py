@@ -102,7 +102,9 @@ def is_marked(root: Path) -> bool:
     return any((root / marker).exists() for marker in (*_MARKERS, IGNORE_FILE))
 
 
-def collect(flow_file: Path, root: Path, whole: bool = True, *, meant: bool = True) -> Collection:
+def collect(
+    flow_file: Path, root: Path, whole: bool = True, *, meant: bool = True, leave_out: Iterable[Path] = ()
+) -> Collection:
     """Chooses the files of a bundle.
 
     In a git work tree, files that git tracks; elsewhere all files but ignored ones. `.heliographignore` in the root
@@ -114,11 +116,14 @@ def collect(flow_file: Path, root: Path, whole: bool = True, *, meant: bool = Tr
         root: The folder.
         whole: False to take the needed files only.
         meant: False where nobody said that the folder is a project's: files that are not needed are warned of.
+        leave_out: Folders and files that this product itself writes, such as the storage's: a bundle in which the
+            earlier ones lie would double with every registration.
 
     Raises:
         StorageError: If an imported module is ignored, or there are too many files.
     """
     report = BundleReport(root=root)
+    own = _below(root, leave_out)
     own_rules = IgnoreRules(_lines(root / IGNORE_FILE))
     needed = {path.relative_to(root).as_posix() for path in [flow_file.resolve(), *_imported_files(root)]}
     if not whole:
@@ -127,13 +132,15 @@ def collect(flow_file: Path, root: Path, whole: bool = True, *, meant: bool = Tr
         report.notes.append(f"{root} is no project's folder: nothing else was taken. A heliograph.toml makes it one.")
     else:
         tracked = _git(root, "ls-files", "-z", "--cached")
-        chosen = _tracked(root, tracked, report) if tracked is not None else _walk(root, report)
+        chosen = _tracked(root, tracked, report, own) if tracked is not None else _walk(root, report, own)
+        report.dropped.extend((path, "written by Heliograph") for path in sorted(own))
     files: dict[str, Path] = {}
     for path in [*chosen, *sorted(needed.difference(chosen))]:
         full = root / path
         if path.split("/")[0] == RESERVED or not full.is_file():
             continue
-        ignored = own_rules.ignores(path) or (path not in chosen and _ignored_elsewhere(root, path, report))
+        unlisted = path not in chosen and not _is_own(path, own)
+        ignored = own_rules.ignores(path) or (unlisted and _ignored_elsewhere(root, path, report))
         if path in needed and ignored:
             raise StorageError(
                 f"{path} is imported by the flow, but an ignore rule leaves it out of the bundle",
@@ -197,11 +204,21 @@ def _imported_files(root: Path) -> set[Path]:
     return {path for path in files if path.suffix != ".pyc"}
 
 
-def _tracked(root: Path, tracked: str, report: BundleReport) -> list[str]:
+def _below(root: Path, paths: Iterable[Path]) -> frozenset[str]:
+    """Returns those of the paths that are there and strictly below the root, relative to it."""
+    real = {path.resolve() for path in paths if path.exists()}
+    return frozenset(path.relative_to(root).as_posix() for path in real if root in path.parents)
+
+
+def _is_own(path: str, own: frozenset[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in own)
+
+
+def _tracked(root: Path, tracked: str, report: BundleReport, own: frozenset[str]) -> list[str]:
     report.how = "files that git tracks"
-    paths = [path for path in tracked.split("\0") if path]
+    paths = [path for path in tracked.split("\0") if path and not _is_own(path, own)]
     others = _git(root, "ls-files", "-z", "--others", "--exclude-standard")
-    untracked = [path for path in (others or "").split("\0") if path]
+    untracked = [path for path in (others or "").split("\0") if path and not _is_own(path, own)]
     if not paths:
         report.how = "files that git does not ignore; it tracks none yet"
         return untracked
@@ -209,7 +226,7 @@ def _tracked(root: Path, tracked: str, report: BundleReport) -> list[str]:
     return sorted(set(paths))
 
 
-def _walk(root: Path, report: BundleReport) -> list[str]:
+def _walk(root: Path, report: BundleReport, own: frozenset[str]) -> list[str]:
     report.how = "all files but ignored ones"
     rules = IgnoreRules([*DEFAULT_RULES, *_lines(root / ".gitignore"), *_lines(root / IGNORE_FILE)])
     found: list[str] = []
@@ -218,6 +235,8 @@ def _walk(root: Path, report: BundleReport) -> list[str]:
         prefix = "" if prefix == "." else f"{prefix}/"
         kept = []
         for name in sorted(folders):
+            if prefix + name in own:
+                continue  # said once, by the caller
             if rules.ignores(prefix + name, folder=True):
                 report.dropped.append((f"{prefix}{name}/", "ignored"))
             elif (Path(parent) / name / "pyvenv.cfg").exists():
@@ -226,6 +245,8 @@ def _walk(root: Path, report: BundleReport) -> list[str]:
                 kept.append(name)
         folders[:] = kept
         for name in sorted(names):
+            if prefix + name in own:
+                continue
             if rules.ignores(prefix + name):
                 report.dropped.append((prefix + name, "ignored"))
             else:

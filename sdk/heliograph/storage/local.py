@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -50,6 +51,10 @@ class Local(Storage):
     def host(self) -> str:
         """The host that has the folder."""
         return self._host
+
+    def written(self) -> Sequence[Path]:
+        """Returns what lies below the folder: the folder itself may be the project's."""
+        return [self.directory / name for name in ("bundles/sha256", "launch/sha256", "launch/salt")]
 
     def _put(self, key: str, data: bytes, *, replace: bool = True) -> bool:
         path = self.directory / key

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.config import set_temporary_config
+from heliograph.engine.results import LocalResult
 from heliograph.exceptions import BundleChangedError, CycleError, StorageError
-from heliograph.storage import BundleFormat
+from heliograph.storage import BundleFormat, Local
 from heliograph.storage.bundle import build_bundle
 from heliograph.storage.collect import project_root
 from heliograph.storage.manifest import PICKLE_PATH, FileEntry, Manifest
@@ -258,3 +259,38 @@ def test_a_manifest_with_a_path_outside_is_malformed(project: Project, path: str
 def test_nonsense_is_a_storage_error(data: bytes) -> None:
     with pytest.raises(StorageError):
         Manifest.from_json(data)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_what_heliograph_writes_into_the_project_stays_out_of_its_bundles(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tracked: bool
+) -> None:
+    folder, flow = project({"heliograph.toml": "", "data/a.csv": "1"})
+    monkeypatch.setenv("HELIOGRAPH_HOME", str(folder / "state"))
+    flow.result = LocalResult(str(folder / "values"))
+    storage = Local(folder / "bundles of flows")
+    for name in ("state/token", "values/old.pickle"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x" * 1000)
+    storage.put_bundle(storage.make_bundle(flow))
+    if tracked:
+        for arguments in (["init", "-q"], ["add", "."]):
+            subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    first, second = storage.make_bundle(flow), storage.make_bundle(flow)
+    storage.put_bundle(second)
+    third = storage.make_bundle(flow)
+    assert first.manifest.digest == second.manifest.digest == third.manifest.digest
+    assert sorted(third.contents) == sorted(["heliograph.toml", "data/a.csv", third.manifest.entrypoint])
+    assert ("state", "written by Heliograph") in third.report.dropped
+
+
+def test_a_project_may_be_its_own_storage(project: Project) -> None:
+    folder, flow = project({"launch/run.sh": "", "bundles/x.txt": ""})
+    storage = Local(folder)
+    digests = set()
+    for _ in range(2):
+        bundle = storage.make_bundle(flow)
+        storage.put_bundle(bundle)
+        digests.add(bundle.manifest.digest)
+    assert len(digests) == 1
+    assert sorted(bundle.contents) == sorted(["launch/run.sh", "bundles/x.txt", bundle.manifest.entrypoint])
