@@ -221,9 +221,7 @@ class Agent:
         else:
             self._trackers[key] = tracker
         if tracker.phase is Phase.LIVE and tracker.handle is not None and key not in self._live_since:
-            launched = tracker.handle.launch_micros
-            age = max(0.0, time.time() - launched / 1e6) if launched else 0.0
-            self._live_since[key] = time.monotonic() - age
+            self._live_since[key] = time.monotonic()  # not what clocks say of its age: they may be a day off
         for effect in effects:
             self._start(self._perform(key, tracker, effect))
         self._changed.set()

@@ -90,14 +90,12 @@ class Handle:
         epoch: Fencing number of the attempt.
         infrastructure: The launcher's own name for it: a folder, a container id, an ARN.
         start_timeout_seconds: How long it may take until its supervisor is heard of; 0 means the agent's default.
-        launch_micros: When it was launched, µs since the epoch, as far as the infrastructure tells; 0 when it does not.
     """
 
     flow_run: str
     epoch: int
     infrastructure: str
     start_timeout_seconds: float = field(default=0.0, compare=False)
-    launch_micros: int = field(default=0, compare=False)
 
     @property
     def run_id(self) -> str:

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pytest
 
-_SOURCE = Path(__file__).with_name("faultfs.c")
 _HEADER = struct.Struct("<BHqq")
 
 SHORT = 0
@@ -70,15 +69,18 @@ def read_record(path: Path) -> list[Change]:
     return changes
 
 
-@lru_cache(maxsize=1)
-def library() -> Path:
-    """Compiles the library, once a process."""
+@lru_cache
+def library(name: str = "faultfs") -> Path:
+    """Compiles a library of this folder, once a process."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not sys.platform.startswith("linux"):
-        pytest.skip("failing disks are preloaded, which needs Linux")
-    assert compiler, "the tests of failing disks need a C compiler: `tools/install.sh system`"
-    made = Path(tempfile.mkdtemp(prefix="faultfs-")) / "faultfs.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(_SOURCE), "-ldl"], check=True)
+        pytest.skip("libraries are preloaded, which needs Linux and glibc")
+    assert compiler, "the tests of failing disks and wrong clocks need a C compiler: `tools/install.sh system`"
+    made = Path(tempfile.mkdtemp(prefix=f"{name}-")) / f"{name}.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(Path(__file__).with_name(f"{name}.c")), "-ldl"],
+        check=True,
+    )
     return made
 
 

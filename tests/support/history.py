@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tests.support.stack import PROJECT, Stack
 
 if TYPE_CHECKING:
-    from heliograph.api.v1.task_run_service_pb2 import TaskRun
+    from heliograph.api.v1.task_run_service_pb2 import TaskRun, TaskRunStateRecord
 
 from heliograph.client.connection import Connection
 from heliograph.engine.codes import StateCode
@@ -33,9 +33,8 @@ def task_states(stack: Stack, run: str) -> list[Entry]:
     """Returns every stored task state of a run, in the order of their sequence."""
     from heliograph.api.v1 import task_run_service_pb2 as api
 
-    entries: list[Entry] = []
+    records: list[TaskRunStateRecord] = []
     with stack.connection() as connection:
-        slugs = {task_run.task: task_run.task_slug for task_run in _task_runs(connection, run)}
         token = ""
         while True:
             page = connection.call(
@@ -44,20 +43,22 @@ def task_states(stack: Stack, run: str) -> list[Entry]:
                     parent=f"projects/{PROJECT}/flowRuns/{run}", page_size=1000, page_token=token
                 ),
             )
-            entries += [
-                Entry(
-                    record.sequence,
-                    slugs[record.task],
-                    record.map_index if record.HasField("map_index") else None,
-                    StateCode(record.state),
-                    record.time.ToNanoseconds() / 1e9,
-                    record.epoch,
-                )
-                for record in page.states
-            ]
+            records += page.states
             token = page.next_page_token
             if not token:
-                return entries
+                break
+        slugs = {task_run.task: task_run.task_slug for task_run in _task_runs(connection, run)}  # now all have one
+    return [
+        Entry(
+            record.sequence,
+            slugs[record.task],
+            record.map_index if record.HasField("map_index") else None,
+            StateCode(record.state),
+            record.time.ToNanoseconds() / 1e9,
+            record.epoch,
+        )
+        for record in records
+    ]
 
 
 def task_runs(stack: Stack, run: str, project: str = PROJECT) -> list[TaskRun]:

@@ -40,8 +40,32 @@ def try_again(writer: Any) -> None:
     writer.is_fatal = lambda _: False
 
 
+def no_start_up_grace(server: Any) -> None:
+    """Not a bug: what is due is reaped from the start on."""
+    server.start_up_grace = lambda *_: 0
+
+
+def believe_any_clock(reaper: Any) -> None:
+    """The reaper does not notice that time jumped."""
+    reaper.GAP_SECONDS = float("inf")
+
+
+def start_by_own_clock(agent: Any) -> None:
+    """An agent takes a run for what is due when its own clock says so."""
+    offer = agent.Agent._offer
+
+    def take(self: Any, lease: Any) -> None:
+        if abs(agent.time.time() - lease.flow_run.scheduled_time.ToSeconds()) < 3600:
+            offer(self, lease)
+
+    agent.Agent._offer = take
+
+
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
+    "believe_any_clock": {"heliograph_control_plane.loops.reaper": believe_any_clock},
     "never_sync": {"heliograph_control_plane.store.database": never_sync},
+    "no_start_up_grace": {"heliograph_control_plane.server": no_start_up_grace},
+    "start_by_own_clock": {"heliograph_agents.agent": start_by_own_clock},
     "sync_seldom": {"heliograph_control_plane.store.database": sync_seldom},
     "trust_the_cache": {"heliograph_control_plane.store.database": trust_the_cache},
     "try_again": {"heliograph_control_plane.store.writer": try_again},
