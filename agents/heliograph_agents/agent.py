@@ -210,7 +210,8 @@ class Agent:
         tracker = self._trackers.get(key)
         if tracker is None:
             return
-        if isinstance(event, (Launched, LaunchFailed)):
+        # What is refused for good is the run's own fault: whoever registers such flows must not take an agent away.
+        if isinstance(event, Launched) or (isinstance(event, LaunchFailed) and event.failure is None):
             self._note_launch(isinstance(event, Launched))
         tracker, effects = tracker_step(tracker, event)
         if tracker.phase in (Phase.LIVE, Phase.GONE):

@@ -33,6 +33,7 @@ MANIFEST = {
     "auth": Entry("heliograph.cli.auth:auth", "Sign in to a control plane.", _SET),
     "projects": Entry("heliograph.cli.projects:projects", "Namespaces of flows.", _SET),
     "tokens": Entry("heliograph.cli.tokens:tokens", "Tokens of users and services.", _SET),
+    "keys": Entry("heliograph.cli.keys:keys", "Sign what you register; say whose flows agents run.", _SET),
     "config": Entry("heliograph.cli.config:config", "Settings, and where each one comes from.", _SET),
     "version": Entry("heliograph.cli.version:version", "Versions of this client and of the control plane.", _SET),
 }  # fmt: skip
@@ -40,7 +41,7 @@ MANIFEST = {
 ALIASES = {
     "flow": "flows", "flow-runs": "runs", "flow-run": "runs", "error": "errors", "result": "results",
     "agent": "agents", "project": "projects", "schedule": "schedules",
-    "token": "tokens",
+    "token": "tokens", "key": "keys",
 }  # fmt: skip
 
 
