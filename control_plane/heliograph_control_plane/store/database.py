@@ -345,8 +345,9 @@ def array_of(table: Table, column: str) -> str:
 
 
 def is_conflict(error: DBAPIError) -> bool:
-    """True for a deadlock or a serialisation failure: the transaction may simply be run again."""
-    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+    """True when a transaction lost to another and may simply be run again: deadlocks, serialisation failures, and rows
+    that another control plane made first, which are found there the next time."""
+    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01", "23505")
 
 
 def is_fatal(error: DBAPIError) -> bool:

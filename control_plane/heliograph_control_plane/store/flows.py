@@ -305,7 +305,9 @@ def list_flows(connection: Connection, project: str, scope: Scope, size: int, to
 
 
 def _replace_schedule(tx: Transaction, flow: int, version: int, new: NewFlowVersion) -> None:
-    row = tx.connection.execute(select(_s.id, _s.paused).where(_s.flow_id == flow)).first()
+    # Locked first: a leader at another control plane may be making runs of it.
+    query = select(_s.id, _s.paused).where(_s.flow_id == flow)
+    row = tx.connection.execute(query.with_for_update() if tx.locking else query).first()
     if row is not None:
         _drop_unstarted(tx, row.id, after=tx.now)
         release_from_quarantine(tx, "schedule", str(row.id))
@@ -368,6 +370,9 @@ def list_active_schedules(connection: Connection, after_id: int, limit: int) -> 
 def set_schedule_paused(tx: Transaction, project: str, flow: str, paused: bool) -> Schedule:
     """Pauses or resumes a schedule."""
     schedule = get_schedule(tx.connection, project, flow)
+    if tx.locking:
+        tx.connection.execute(select(_s.id).where(_s.id == schedule.schedule_id).with_for_update())
+        schedule = get_schedule(tx.connection, project, flow)
     if schedule.paused != paused:
         if paused:
             _drop_unstarted(tx, schedule.schedule_id, after=-1)
@@ -393,7 +398,11 @@ def insert_occurrences(tx: Transaction, occurrences: Sequence[Occurrence]) -> tu
         .join(schema.flow_versions, (_v.flow_id == _f.id) & (_v.version == _s.version))
         .join(schema.requirements, _r.id == _v.requirement_id)
         .where(_s.id.in_({one.schedule_id for one in occurrences}))
+        .order_by(_s.id)
     )  # fmt: skip
+    if tx.locking:
+        # Held until the runs are committed: who pauses or replaces the schedule meanwhile waits, and finds them.
+        query = query.with_for_update(read=True, of=schema.schedules)
     schedules = {row.id: row for row in tx.connection.execute(query)}
     rows: list[dict[str, object]] = []
     for one in occurrences:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import Connection, select, tuple_
@@ -42,6 +43,9 @@ _PUT_WRITERS = bulk_insert(
     "ON CONFLICT (run_uuid, epoch) DO UPDATE SET last_sequence = excluded.last_sequence,"
     " stored_bytes = excluded.stored_bytes",
 )
+_MEET_WRITERS = bulk_insert(
+    schema.log_writers, ("run_uuid", "epoch", "last_sequence", "stored_bytes"), "ON CONFLICT DO NOTHING"
+)
 
 LogWrite = tuple[str, int, tuple[LogLine, ...]]
 """Run id, epoch, lines."""
@@ -56,13 +60,12 @@ class LogStore:
 
     def write(self, tx: Transaction, writes: list[LogWrite]) -> list[LogAck | HeliographError]:
         """Stores lines that are new."""
-        keys = {(run, epoch) for run, epoch, _ in writes}
-        writers: dict[tuple[str, int], list[int]] = {key: [0, 0] for key in keys}
-        query = select(_w.run_uuid, _w.epoch, _w.last_sequence, _w.stored_bytes).where(
-            tuple_(_w.run_uuid, _w.epoch).in_(sorted(keys))
-        )
-        for run, epoch, last, stored in tx.connection.execute(query.with_for_update() if tx.locking else query):
-            writers[run, epoch] = [last, stored]
+        writers = {(run, epoch): [0, 0] for run, epoch, _ in writes}
+        writers |= _writers(tx, writers)
+        if tx.locking and (new := sorted(key for key, (last, _) in writers.items() if not last)):
+            # There must be a row to lock: the first lines of a writer may come to two control planes at once.
+            _MEET_WRITERS.run(tx.connection, [(*key, 0, 0) for key in new])
+            writers |= _writers(tx, new)
         fresh: dict[tuple[str, int], list[LogLine]] = {}
         answers: list[LogAck | HeliographError] = []
         for run, epoch, lines in writes:
@@ -78,7 +81,7 @@ class LogStore:
             if lines_of:
                 tx.logs.add(run)
         _ADD_CHUNKS.run(tx.connection, chunks)
-        _PUT_WRITERS.run(tx.connection, [(*key, *writers[key]) for key in sorted(keys) if writers[key][0]])
+        _PUT_WRITERS.run(tx.connection, [(*key, *writers[key]) for key in sorted(writers) if writers[key][0]])
         return answers
 
     def _accept(
@@ -102,6 +105,17 @@ class LogStore:
                 accepted.append(line._replace(dropped_before=dropped))
             writer[0] = line.sequence
         return LogAck(writer[0], refused)
+
+
+def _writers(tx: Transaction, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], list[int]]:
+    """Returns, of the writers that are known, the last sequence and the bytes that are stored."""
+    query = (
+        select(_w.run_uuid, _w.epoch, _w.last_sequence, _w.stored_bytes)
+        .where(tuple_(_w.run_uuid, _w.epoch).in_(sorted(keys)))
+        .order_by(_w.run_uuid, _w.epoch)
+    )
+    rows = tx.connection.execute(query.with_for_update() if tx.locking else query)
+    return {(run, epoch): [last, stored] for run, epoch, last, stored in rows}
 
 
 def _chunk(run: str, epoch: int, lines: list[LogLine], now: int) -> Row:
