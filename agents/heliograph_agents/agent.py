@@ -27,6 +27,7 @@ from heliograph import __version__
 from heliograph.api.v1 import agent_service_pb2 as pb
 from heliograph.client.channel import new_request_id
 from heliograph.exceptions import HeliographError, NotFoundError
+from heliograph_agents import door
 from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.health import serve_health
@@ -45,6 +46,7 @@ from heliograph_agents.tracker import (
     Offered,
     Overdue,
     Phase,
+    Rejected,
     Tracker,
     Unlaunched,
     tracker_step,
@@ -331,21 +333,31 @@ class Agent:
             pause.reset()
             self._return_at = 0.0
             request_id = ""
-            for lease in answer.leases:
-                self._offer(lease)
+            for lease in answer.leases[: max(0, self._options.capacity - len(self._trackers))]:
+                self._offer(lease)  # more than were asked for would be more than there is room for
             if wait.seconds:
                 polls += 1
                 if polls == self._options.max_polls:
                     self.drain()
 
     def _offer(self, lease: pb.FlowRunLease) -> None:
+        if not door.is_named(lease):
+            _log.error("the control plane offers a lease that names no run: dropped")
+            return
         key = (lease.flow_run.name, lease.epoch)
-        if key in self._trackers:
-            return  # delivered twice
+        if any(run == key[0] and epoch >= key[1] for run, epoch in self._trackers):
+            return  # delivered twice, or late
+        try:
+            spec = spec_of(lease)
+        except door.BadLeaseError as error:
+            _log.error("%s is refused: %s", key[0], error)
+            self._trackers[key] = Tracker(*key)
+            self._feed(key, Rejected(error.failure))
+            return
         _log.info("leased %s (%s), attempt %d", lease.flow_run.run_name, lease.flow_run.name, lease.attempt)
         self._offers.note(*key)
         self._trackers[key] = Tracker(*key)
-        self._feed(key, Offered(spec_of(lease)))
+        self._feed(key, Offered(spec))
 
     async def _free_slots(self) -> int:
         """Returns the number of free slots, when there is one and launches are not suspended."""
@@ -427,8 +439,9 @@ class Agent:
                 continue
             pause.reset()
             self._return_at = 0.0
-            self._spread_seconds = _seconds(answer.spread_return)
-            self._notice_store(answer.incarnation)
+            self._spread_seconds = door.spread_seconds(_seconds(answer.spread_return))
+            if door.check_incarnation(answer.incarnation):
+                self._notice_store(answer.incarnation)
             for command in answer.commands:
                 if command.command in (asked.value for asked in Asked):
                     self._feed((command.flow_run, command.epoch), Asked(command.command))
@@ -437,7 +450,7 @@ class Agent:
                 _log.info("the control plane asks this agent to drain")
                 self.drain()
             # Sooner by a little each time: agents that were started together do not stay together.
-            seconds = _seconds(answer.next_heartbeat) or HEARTBEAT_SECONDS
+            seconds = door.heartbeat_seconds(_seconds(answer.next_heartbeat), HEARTBEAT_SECONDS)
             await asyncio.sleep(seconds * random.uniform(0.9, 1.0))  # noqa: S311 (jitter)
 
     def _notice_store(self, incarnation: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, from_reference
+from heliograph.exceptions import BundleChangedError
+from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Manifest, from_reference
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.load import preflight
 from heliograph.utilities.files import write_atomically
@@ -57,14 +58,32 @@ def prepare(record: LaunchRecord) -> Ready:
     spec, agent = record.spec.bundle, record.settings
     cache = Path(agent.cache)
     settings = settings_of(spec, cache)
+    if settings.image != spec.image:
+        raise BundleChangedError(
+            f"the control plane names image {spec.image or 'none'}, the launch settings {settings.image or 'none'}",
+            hint="The author did not choose that image. Register the flow again.",
+        )
     folder = from_reference(spec.storage, spec.location, host=spec.host).fetch(_reference(spec), cache)
-    preflight(manifest_of(folder))
+    manifest = manifest_of(folder)
+    _compare(record, manifest)
+    preflight(manifest)
     return Ready(
         folder,
         settings,
         failure_text=stricter(settings.failure_text, agent.failure_text),
         log_mode=stricter(settings.log_mode, agent.log_mode),
     )
+
+
+def _compare(record: LaunchRecord, manifest: Manifest) -> None:
+    """Refuses a bundle that is not what was offered: the policy has judged the offer, the manifest is the fact."""
+    flow, spec = record.spec.flow_version.split("/")[3], record.spec.bundle
+    hint = "The control plane offers another bundle than the author registered. Register the flow again."
+    if manifest.flow != flow:
+        raise BundleChangedError(f"the bundle is of flow {manifest.flow!r}, the run of {flow!r}", hint=hint)
+    if (manifest.format is BundleFormat.PICKLE) != spec.pickled:
+        made = "a pickle" if manifest.format is BundleFormat.PICKLE else "source files"
+        raise BundleChangedError(f"the bundle is {made}, which the control plane does not say", hint=hint)
 
 
 def is_cached(record: LaunchRecord) -> bool:

@@ -41,6 +41,7 @@ from heliograph.reporting.batches import (
     log_request,
 )
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
+from heliograph_agents import door
 from heliograph_agents.ended import End, Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
@@ -141,8 +142,11 @@ class Performer:
                     return Unlaunched(back_off=True)
                 await asyncio.sleep(pause.seconds())
             else:
-                renew = answer.renew_every.seconds + answer.renew_every.nanos / 1e9
-                return Accepted(spec, Credentials(answer.run_token, answer.incarnation, renew or 15.0))
+                if not (door.check_token(answer.run_token) and door.check_incarnation(answer.incarnation)):
+                    _log.error("%s was accepted with a run token that is none", spec.flow_run)
+                    return Unlaunched(back_off=True)
+                renew = door.renew_seconds(answer.renew_every.seconds + answer.renew_every.nanos / 1e9)
+                return Accepted(spec, Credentials(answer.run_token, answer.incarnation, renew))
 
     async def _launch(self, spec: RunSpec, credentials: Credentials) -> Event:
         try:
@@ -182,6 +186,9 @@ class Performer:
                     _log.warning("%s was not accepted again: %s", handle.flow_run, error)
                     return
                 await asyncio.sleep(pause.seconds())
+        if not door.check_token(answer.run_token):
+            _log.error("%s was accepted again with a run token that is none", handle.flow_run)
+            return
         folder = await self._launcher.outbox(handle)
         if folder is None:
             _log.warning("%s cannot be given a new token: its states come with its end", handle.flow_run)
@@ -331,9 +338,14 @@ def _worth_another_try(error: HeliographError) -> bool:
 
 
 def spec_of(lease: pb.FlowRunLease) -> RunSpec:
-    """Returns what a launcher needs to know of a lease."""
+    """Returns what a launcher needs to know of a lease.
+
+    Raises:
+        BadLeaseError: A part of it does not have its form.
+    """
     from heliograph.api.v1.flow_service_pb2 import BUNDLE_FORMAT_PICKLE
 
+    door.check_lease(lease)
     run, version = lease.flow_run, lease.flow_version
     bundle = version.bundle
     return RunSpec(

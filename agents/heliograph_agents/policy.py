@@ -16,6 +16,7 @@ character.
     identities = ["arn:aws:iam::1:role/flows-*"]    # service accounts, roles
     options = ["networks"]                          # the launcher's own options that run configs may use
     require_signature = true
+    pickles = false                                 # flows that are loaded from a pickle
     failure_text = "local"                          # most that may cross
     log_mode = "redacted"
 """
@@ -58,6 +59,7 @@ class Policy:
     identities: Patterns = None
     options: Patterns = None
     require_signature: bool | None = None
+    pickles: bool = True
     failure_text: str = ""
     log_mode: str = ""
 
@@ -79,6 +81,8 @@ class Policy:
             refusals.append(f"flow {project}/{flow} is not among flows")
         if self.storages is not None and not any(_is_below(spec, allowed) for allowed in self.storages):
             refusals.append(f"storage {spec.bundle.storage} at {spec.bundle.location} is not among storages")
+        if spec.bundle.pickled and not self.pickles:
+            refusals.append("its bundle is a pickle, which pickles forbids")
         return refusals
 
     def refuse_plan(self, facts: PlanFacts) -> list[str]:
@@ -148,7 +152,7 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
         elif key not in names:
             known = ", ".join(sorted({*names, "max_cpu", "max_memory"}))
             raise ValueError(f"{key!r} is not known; known: {known}")
-        elif key in ("require_image_digest", "require_signature"):
+        elif key in ("require_image_digest", "require_signature", "pickles"):
             if not isinstance(value, bool):
                 raise TypeError(f"{key} is true or false")
             given[key] = value

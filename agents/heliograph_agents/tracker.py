@@ -109,6 +109,13 @@ class Unlaunched:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """The lease was refused at the door, before it was accepted: another try is of no use."""
+
+    failure: FailureCode
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """Its infrastructure was started."""
 
@@ -169,6 +176,7 @@ Event: TypeAlias = (
     | Accepted
     | Refused
     | Unlaunched
+    | Rejected
     | Launched
     | LaunchFailed
     | Observed
@@ -281,6 +289,8 @@ def _offered(tracker: Tracker, event: Event) -> Step:
             return replace(tracker, phase=Phase.GONE), ()
         case Unlaunched(back_off):
             return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=back_off),)
+        case Rejected(failure):
+            return replace(tracker, phase=Phase.RELEASING), (Release(failure, back_off=False),)
     return tracker, ()
 
 

@@ -69,7 +69,7 @@ def new(comment: str, path: Path | None, output: str) -> None:
         raise click.BadParameter("it has characters that cannot be seen", param_hint="--comment")
     target = path.expanduser() if path is not None else signing_key_path()
     key = SigningKey.create(target, comment.strip())
-    public = key.public
+    public, file = key.public, target.with_suffix(".pub")
     if emit_one({**_plain(public), "path": str(target)}, output, name=public.key_id):
         return
     click.echo(public.to_text())

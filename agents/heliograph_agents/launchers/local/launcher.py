@@ -89,6 +89,8 @@ class LocalLauncher:
         if settings is not None:
             facts = PlanFacts(
                 env=tuple(sorted(settings.env)),
+                cpu_millis=settings.cpu_millis,
+                memory_bytes=settings.memory_bytes,
                 working_dir=settings.working_dir,
                 options=tuple(sorted(settings.options)),
             )
