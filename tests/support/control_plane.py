@@ -23,7 +23,7 @@ from heliograph_control_plane.server import ControlPlane, ServerSettings
 
 T = TypeVar("T")
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 class InProcessControlPlane:
@@ -143,7 +143,7 @@ class ControlPlaneProcess:
             return 0
         if self._process.poll() is None:
             os.kill(self._process.pid, number)
-        code = self._process.wait(30)
+        code = self._process.wait(90)
         self._process = None
         return code
 

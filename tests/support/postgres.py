@@ -76,6 +76,7 @@ class PostgresCluster:
     def kill(self) -> None:
         """Kills the server and all its processes at once, as a crash of the host would."""
         pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGSTOP)  # it starts no more processes, which would not be among those that are killed
         children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
         killed = [pid, *map(int, children)]
         for one in killed:

@@ -37,6 +37,8 @@ from heliograph_agents import processes
 
 PLANTED = Path(__file__).parents[1] / "fault" / "planted"
 CAPACITY = 4
+CREATE_SECONDS = 120.0
+"""How long the creation of runs may go on after the last kill."""
 FLOW = '''
 import fcntl, json, os, time
 from heliograph import Flow, task
@@ -102,7 +104,8 @@ class Plan:
 
     Attributes:
         runs: How many runs are created.
-        kills: How often each kind of part is killed.
+        kills: How often each kind of part is killed. An "answering control plane" is killed right after it acknowledged
+            something.
         agents: How many agents there are.
         control_planes: How many control planes there are; more than one needs PostgreSQL.
         seconds: How long each of a run's three tasks takes.
@@ -110,10 +113,11 @@ class Plan:
         held: True to let no run end before the kills are done and had their effect.
         patience: How long nothing may change before runs count as stuck.
         seed: Of the schedule.
+        script: The schedule itself, where it is not to be drawn.
     """
 
     runs: int
-    kills: Mapping[str, int]
+    kills: Mapping[str, int] = field(default_factory=dict)
     agents: int = 2
     control_planes: int = 1
     seconds: float = 0.05
@@ -121,9 +125,12 @@ class Plan:
     held: bool = False
     patience: float = 90.0
     seed: int = 1
+    script: tuple[tuple[int, str], ...] = ()
 
     def schedule(self) -> list[tuple[int, str]]:
         """Returns (number of runs that have begun, what is killed then), in order."""
+        if self.script:
+            return list(self.script)
         chance = random.Random(self.seed)
         kinds = [kind for kind, count in self.kills.items() for _ in range(count)]
         # The last ones do not wait for the last runs: those that are killed very early never say that they began.
@@ -275,20 +282,24 @@ class Storm:
         try:
             for begun, kind in self.plan.schedule():
                 wait_until(
-                    lambda at=begun: self._count_begun() >= at or self.errors, f"{begun} runs begin", self.plan.patience
+                    lambda at=begun: self._under_way() >= at or self.errors, f"{begun} runs begin", self.plan.patience
                 )
                 self._kill(kind)
         except AssertionError as stuck:
             self.errors.append(str(stuck))
         for number in range(len(self._planes)):
             self._await_plane(number)
-        threads[0].join(self.plan.patience)
+        threads[0].join(CREATE_SECONDS)
         if self.plan.held:
-            with suppress(AssertionError):  # where there is no mistake, nothing begins again
-                wait_until(lambda: self._count_begun() > self.plan.runs, "a run begins again", self.plan.patience)
+            with suppress(AssertionError):  # where there is no mistake, nothing of the kind comes
+                wait_until(self._goes_wrong, "a flow begins again or outlives its run", self.plan.patience)
             (self.folder / "open").touch()
         self._settle()
         self._stopped.set()
+        threads[0].join(CREATE_SECONDS)
+
+    def _goes_wrong(self) -> bool:
+        return self._count_begun() > self.plan.runs or bool(self.seen.survivors)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -304,12 +315,18 @@ class Storm:
             self._begun += whole.count(b'"away"' if self.plan.held else b'"start"')
             return self._begun
 
+    def _under_way(self) -> int:
+        """Returns how many runs have begun, or were killed: perhaps before they could say that they began."""
+        return self._count_begun() + len(self.seen.killed)
+
     def _create(self) -> None:
         """Creates the runs, a few ahead of what runs; each call is repeated until it is answered."""
         ahead = 3 * CAPACITY * self.plan.agents
         with self.stack.connection() as connection:
             for number in range(self.plan.runs):
-                wait_until(lambda at=number: self._count_begun() + ahead >= at or self._stopped.is_set(), "room", 600)
+                wait_until(lambda at=number: self._under_way() + ahead >= at or self._stopped.is_set(), "room", 600)
+                if self._stopped.is_set():
+                    raise AssertionError(f"{number} of {self.plan.runs} runs were created when nothing went on")
                 request = pb.CreateFlowRunRequest(
                     parent=f"projects/{PROJECT}", flow=f"projects/{PROJECT}/flows/storm", request_id=str(uuid.uuid4())
                 )
@@ -371,9 +388,11 @@ class Storm:
     # --- kills --------------------------------------------------------------------------------------------------
 
     def _kill(self, kind: str) -> None:
-        if kind == "control plane":
+        if kind in ("control plane", "answering control plane"):
             number = self._chance.randrange(len(self._planes))
             self._await_plane(number)
+            if kind == "answering control plane":
+                self._await_acknowledgement()
             self._planes[number].kill()
             self._planes[number].wait()
             self._planes[number] = self._start_plane(number)
@@ -390,10 +409,18 @@ class Storm:
             wait_until(lambda: self._kill_attempt(kind) or self._over(), f"a {kind} to kill", self.plan.patience)
         self.seen.kills[kind] += 1
 
+    def _await_acknowledgement(self) -> None:
+        """Waits for the next answer that says that something is kept: of a run's creation, or of an event."""
+
+        def heard() -> tuple[int, int]:
+            return len(self.seen.created), sum(file.stat().st_size for file in self.heard.iterdir())
+
+        before = heard()
+        wait_until(lambda: heard() != before or self._over(), "an acknowledgement", self.plan.patience)
+
     def _over(self) -> bool:
         """True when nothing is left to kill: the last runs were quicker than the schedule."""
-        begun = self._count_begun() + len(self.seen.killed)
-        return len(self.seen.created) == self.plan.runs and begun >= self.plan.runs
+        return len(self.seen.created) == self.plan.runs and self._under_way() >= self.plan.runs
 
     def _kill_attempt(self, kind: str) -> bool:
         """Kills the supervisor or the flow process of an attempt that runs, if there is one."""
@@ -436,7 +463,7 @@ class Storm:
             return [one for one in self.stack.processes() if one.pid not in planes and one.is_running()]
 
         with suppress(AssertionError):
-            wait_until(lambda: not left(), "no process is left", 10)
+            wait_until(lambda: not left(), "no process is left", min(30.0, self.plan.patience))
         for one in [*left(), *self.daemons()]:
             with suppress(psutil.NoSuchProcess):
                 found.append(f"process {one.pid} is left: {' '.join(one.cmdline())[:200]}")

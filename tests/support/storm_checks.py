@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,27 +29,31 @@ class Judgement:
 
 def judge(storm: Storm) -> Judgement:
     """Looks at everything that a storm has left."""
+    found = list(findings(storm))
+    runs = storm.runs()
+    kills = ", ".join(f"{kind} {count}" for kind, count in sorted(storm.seen.kills.items()))
+    crashed = sum(StateCode(run.state) is StateCode.CRASHED for run in runs)
+    acked = sum("sequence" in line for line in _lines(storm))
+    figures = (
+        f"{len(runs)} runs, {sum(storm.seen.kills.values())} kills ({kills}), seed {storm.plan.seed}: "
+        f"{acked} transitions acknowledged, {crashed} runs crashed with their reason, {len(found)} findings"
+    )
+    return Judgement(found, figures)
+
+
+def findings(storm: Storm) -> Iterator[str]:
+    """Yields what is found, what takes longest to look for last. Whoever reads on to the end has the agents leave."""
     runs = {run.name.rpartition("/")[2]: run for run in storm.runs()}
     heard = _lines(storm)
     witness = [json.loads(line) for line in storm.witness.read_text().splitlines()]
-    acked = [line for line in heard if "sequence" in line]
-    found = [
-        *storm.errors,
-        *_created(storm, runs),
-        *_ended(storm, runs),
-        *_kept(storm, runs, acked),
-        *_claimed_once([line for line in heard if "lease" in line]),
-        *_one_copy(storm, runs, witness),
-        *storm.drain(),
-        *_slots(storm),
-    ]
-    kills = ", ".join(f"{kind} {count}" for kind, count in sorted(storm.seen.kills.items()))
-    crashed = sum(StateCode(run.state) is StateCode.CRASHED for run in runs.values())
-    figures = (
-        f"{len(runs)} runs, {sum(storm.seen.kills.values())} kills ({kills}), seed {storm.plan.seed}: "
-        f"{len(acked)} transitions acknowledged, {crashed} runs crashed with their reason, {len(found)} findings"
-    )
-    return Judgement(found, figures)
+    yield from storm.errors
+    yield from _created(storm, runs)
+    yield from _ended(storm, runs)
+    yield from _kept(storm, runs, [line for line in heard if "sequence" in line])
+    yield from _claimed_once([line for line in heard if "lease" in line])
+    yield from _one_copy(storm, runs, witness)
+    yield from storm.drain()
+    yield from _slots(storm)
 
 
 def _lines(storm: Storm) -> list[dict[str, Any]]:

@@ -110,30 +110,31 @@ def believe_the_launcher(leases: Any) -> None:
 
 
 def answer_first(writer: Any) -> None:
-    """The store answers, and commits a moment later."""
+    """The store answers runs' creation, claims and events, and commits a moment later."""
+    execute = writer.Writer._execute
 
-    commit = writer.Writer._commit
+    def careless(self: Any, transaction: Any, calls: list[Any]) -> Any:
+        outcomes = execute(self, transaction, calls)
+        if all(call.group is not None for call in calls):  # tokens above all are kept: nobody could begin
+            self._answer(outcomes, None)
+            time.sleep(0.5)
+        return outcomes
 
-    def careless(self: Any, calls: list[Any]) -> None:
-        if any(call.group is None for call in calls):  # tokens above all: nobody could begin
-            commit(self, calls)
-            return
-        connection = self._connected()
-        with connection.begin():
-            self._database.check_clock(connection)
-            transaction = writer.Transaction(connection, self._database.now(), self._memory)
-            outcomes = self._execute(transaction, calls)
-            self._answer(outcomes, transaction.changes())
-            time.sleep(0.1)
-
-    writer.Writer._commit = careless
+    writer.Writer._execute = careless
 
 
 def outlive_the_supervisor(processes: Any) -> None:
-    """A flow is not bound to its supervisor's life, and the agent does not make sure of its end."""
+    """A flow is not bound to its supervisor's life."""
     processes.die_with_parent = lambda _: None
-    processes.members = lambda *_: []
-    processes.signal_group = lambda *_: None
+
+
+def believe_the_supervisors_death(launcher: Any) -> None:
+    """The agent takes the death of a supervisor for that of its flow."""
+
+    async def believing(_self: Any, directory: Any, _record: Any) -> Any:
+        return launcher._settled(directory, launcher.FailureCode.SUPERVISOR_DIED, "its supervisor died")
+
+    launcher.LocalLauncher._settle = believing
 
 
 def deaf_to_the_end(control: Any) -> None:
@@ -146,6 +147,11 @@ def deaf_to_the_end(control: Any) -> None:
             time.sleep(60)
 
     control.ControlSocket.messages = endless
+
+
+def keep_the_lost_lease(supervisor: Any) -> None:
+    """A supervisor goes on though its lease belongs to another."""
+    supervisor._Supervisor._abandon = lambda _: None
 
 
 def leave_no_mark(processes: Any) -> None:
@@ -177,10 +183,17 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
         **LISTEN,
         "heliograph_agents.processes": outlive_the_supervisor,
         "heliograph_agents.control": deaf_to_the_end,
+        "heliograph_agents.launchers.local.launcher": believe_the_supervisors_death,
     },
     "storm_start_anew": {
         **LISTEN,
         "heliograph_agents.launchers.local.launcher": start_anew,
+        "heliograph_control_plane.store.leases": believe_the_launcher,
+    },
+    "storm_two_copies": {
+        **LISTEN,
+        "heliograph_agents.launchers.local.launcher": start_anew,
+        "heliograph_agents.supervisor": keep_the_lost_lease,
         "heliograph_control_plane.store.leases": believe_the_launcher,
     },
 }
