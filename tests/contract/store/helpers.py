@@ -6,6 +6,8 @@ import itertools
 import uuid
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from heliograph.engine.codes import StateCode
 from heliograph_control_plane.store import SqlStore, open_store
 from heliograph_control_plane.store.records import (
@@ -24,6 +26,11 @@ from heliograph_control_plane.store.records import (
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
 TOKEN = b"t" * 32
+
+SQLITE_IS_QUICK = pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)], indirect=True
+)
+"""For planted bugs that do not differ by the database: found on SQLite in the quick form, on both in the full one."""
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.contract.store import variants
-from tests.contract.store.helpers import Bench, Clock
+from tests.contract.store.helpers import SQLITE_IS_QUICK, Bench, Clock
 from tests.contract.store.histories import StoreTarget, record
 from tests.support.figures import Figure
 from tests.support.forms import forms
@@ -51,6 +51,7 @@ RULES: dict[str, tuple[object, str, object]] = {
 }
 
 
+@SQLITE_IS_QUICK
 @pytest.mark.parametrize("bug", sorted(STORES | RULES))
 def test_each_planted_bug_is_found(url: str, bug: str, monkeypatch: pytest.MonkeyPatch, figure: Figure) -> None:
     if bug in RULES:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule
 from tests.contract.store import variants
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task
+from tests.contract.store.helpers import SECOND, SQLITE_IS_QUICK, TOKEN, Bench, flow, task, version
+from tests.contract.store.machines import StoreMachine, check, numbers
+from tests.support.figures import Figure
+from tests.support.forms import forms
 
 from heliograph.engine.codes import StateCode as S
-from heliograph.exceptions import HeliographError, IllegalTransitionError, LeaseLostError, SequenceGapError
+from heliograph.exceptions import IllegalTransitionError, LeaseLostError, SequenceGapError
 from heliograph_control_plane.store import events
 from heliograph_control_plane.store.records import EventBatch, HeldRun, NewFlowRun
-
-_numbers = itertools.count(1)
 
 
 @dataclass
@@ -36,6 +35,7 @@ class ModelRun:
     presumed: bool = False
     started: bool = False
     cancel: bool = False
+    alive: bool = False
     history: list[S] = field(default_factory=lambda: [S.SCHEDULED])
 
     @property
@@ -56,34 +56,15 @@ class ModelRun:
         self.heard = now
 
 
-class StoreModel(RuleBasedStateMachine):
-    """Random calls on one store; each example has a project and an agent of its own."""
-
-    bench: Bench
+class LeaseModel(StoreMachine):
+    """Runs of one project, and the agent that takes them."""
 
     def __init__(self) -> None:
         super().__init__()
-        number = next(_numbers)
-        self.project, self.agent = f"m{number}", f"agent-{number}"
-        self.store, self.clock = self.bench.store, self.bench.clock
-        self.store.create_project(self.project, "").result()
-        from tests.contract.store.helpers import version
-
+        self.agent = f"agent-{self.number}"
         self.store.register_flow_version(version(project=self.project)).result()
         self.bench.agent(self.agent, projects=(self.project,))
         self.runs: list[ModelRun] = []
-
-    def attempt(self, call: object, expected: type[HeliographError] | None) -> object:
-        """Waits for an answer, which must be a refusal of this kind, or none."""
-        try:
-            value: object = call.result(10)  # type: ignore[attr-defined]
-        except HeliographError as error:
-            refusal: type[HeliographError] | None = type(error)
-            value = None
-        else:
-            refusal = None
-        assert refusal is expected
-        return value
 
     @initialize()
     def some_runs_are_under_way(self) -> None:
@@ -105,7 +86,7 @@ class StoreModel(RuleBasedStateMachine):
     def lease(self, count: int) -> None:
         due = [run for run in self.runs if run.holder == "nobody" and run.ready <= self.clock.now]
         due = sorted(due, key=lambda run: (run.ready, self.runs.index(run)))[:count]
-        given = self.store.lease_flow_runs(self.agent, f"r{next(_numbers)}", count).result()
+        given = self.store.lease_flow_runs(self.agent, f"r{next(numbers)}", count).result()
         assert {lease.flow_run.run_id for lease in given} == {run.name for run in due}
         for run in due:
             run.holder, run.epoch, run.last = "offered", run.epoch + 1, 0
@@ -122,6 +103,8 @@ class StoreModel(RuleBasedStateMachine):
         call = self.store.accept_flow_run(self.agent, run.name, run.epoch - old, TOKEN)
         self.attempt(call, None if fits else LeaseLostError)
         if fits and run.holder == "offered":
+            assert not run.alive, "an attempt starts when the one before is proven dead"
+            run.alive = True
             run.holder, run.heard, run.attempt = "held", self.clock.now, run.attempt + 1
             run.enter(S.SUBMITTED)
 
@@ -137,6 +120,7 @@ class StoreModel(RuleBasedStateMachine):
             if run.last:
                 self.attempt(call, IllegalTransitionError)
                 return
+            run.alive = False
             if run.cancel:
                 run.enter(S.CANCELLED)
             else:
@@ -170,7 +154,7 @@ class StoreModel(RuleBasedStateMachine):
                 run.enter(state)
         run.last = max(run.last, first + len(events) - 1)
         ack = self.attempt(call, None)
-        assert ack.acked_sequence == run.last  # type: ignore[attr-defined]
+        assert ack.acked_sequence == run.last
 
     @rule(index=st.integers(0, 9))
     def cancel(self, index: int) -> None:
@@ -241,30 +225,14 @@ class StoreModel(RuleBasedStateMachine):
             assert states == run.history
 
 
-def check(bench: Bench, examples: int, steps: int, *, shrink: bool = True) -> None:
-    """Runs the model on a store."""
-    kind = type("Model", (StoreModel,), {"bench": bench})
-    run_state_machine_as_test(
-        kind,
-        settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
-            suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
-            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-        ),
-    )  # fmt: skip
+@forms("examples,steps", quick=(15, 30), full=(10_000, 60), seconds=14_400)
+def test_leases_and_their_model_agree(bench: Bench, examples: int, steps: int, figure: Figure) -> None:
+    check(LeaseModel, bench, examples, steps)
+    figure(f"{bench.store.kind}: {examples:,} examples of up to {steps} steps: the store is what the model is")
 
 
-def test_the_store_and_the_model_agree(bench: Bench) -> None:
-    check(bench, 15, 30)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(3600)
-def test_the_store_and_the_model_agree_for_long(bench: Bench) -> None:
-    check(bench, 500, 60)
-
-
+@SQLITE_IS_QUICK
 def test_the_model_finds_a_missing_fence(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events.domain, "accept_batch", variants.accept_any_epoch)
     with pytest.raises(AssertionError):
-        check(bench, 100, 30, shrink=False)
+        check(LeaseModel, bench, 100, 30, shrink=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.contract.store import checks, variants
-from tests.contract.store.helpers import Bench, Clock
+from tests.contract.store.helpers import SQLITE_IS_QUICK, Bench, Clock
 
 from heliograph_control_plane.store import SqlStore, events, open_store
 
@@ -29,6 +29,7 @@ def test_claims_that_share_a_commit_differ(bench: Bench) -> None:
     checks.claims_in_one_commit_differ(bench)
 
 
+@SQLITE_IS_QUICK
 def test_a_claim_that_is_not_atomic_is_found(url: str) -> None:
     bench = variant_bench(url, variants.NonAtomicClaimStore)
     try:
@@ -42,6 +43,7 @@ def test_an_old_writer_writes_nothing(bench: Bench) -> None:
     checks.an_old_writer_writes_nothing(bench)
 
 
+@SQLITE_IS_QUICK
 def test_a_missing_fence_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events.domain, "accept_batch", variants.accept_any_epoch)
     with pytest.raises(AssertionError):
