@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heliograph.cli.lazy import Command, LazyGroup
+from heliograph.cli.lazy import Command, Entry, LazyGroup
 from heliograph.cli.output import emit_list, emit_one, output_option
 from heliograph.cli.session import Session, pass_session
 from heliograph.cli.table import Column, render_pairs
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from heliograph.api.v1 import flow_service_pb2, schedule_service_pb2
 
 
-@click.group(cls=LazyGroup, examples="heliograph flows ls\nheliograph flows inspect covid/covid-cases")
+@click.group(
+    cls=LazyGroup,
+    manifest={"check": Entry("heliograph_agents.check:check", "Say what an agent would say of a file's flows.")},
+    examples="""
+    heliograph flows ls
+    heliograph flows inspect covid/covid-cases
+    heliograph flows check flow.py --project covid
+    """,
+)
 def flows() -> None:
     """Registered flows and their versions."""
 
