@@ -31,7 +31,7 @@ from heliograph_agents import door
 from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.health import serve_health
-from heliograph_agents.launcher import Handle, InfraExit, Launcher
+from heliograph_agents.launcher import ExitKind, Handle, InfraExit, Launcher, Liveness
 from heliograph_agents.link import AgentRefusedError, Link, Pause
 from heliograph_agents.offers import Offers
 from heliograph_agents.performer import Performer, Stub, spec_of
@@ -40,7 +40,6 @@ from heliograph_agents.tracker import (
     Asked,
     Effect,
     Event,
-    Launched,
     LaunchFailed,
     Observed,
     Offered,
@@ -212,9 +211,8 @@ class Agent:
         tracker = self._trackers.get(key)
         if tracker is None:
             return
-        # What is refused for good is the run's own fault: whoever registers such flows must not take an agent away.
-        if isinstance(event, Launched) or (isinstance(event, LaunchFailed) and event.failure is None):
-            self._note_launch(isinstance(event, Launched))
+        if (good := _launch_went(tracker, event)) is not None:
+            self._note_launch(good)
         tracker, effects = tracker_step(tracker, event)
         if tracker.phase in (Phase.LIVE, Phase.GONE):
             self._offers.strike(*key)
@@ -518,6 +516,24 @@ class Agent:
                     self._changed.clear()
                     await self._changed.wait()
         self._leaving.set()
+
+
+def _launch_went(tracker: Tracker, event: Event) -> bool | None:
+    """Returns whether a launch has succeeded or failed with this event; None when it is not known by it.
+
+    That something was started is no success yet: a full disk lets a supervisor begin that can do nothing.
+    """
+    match event:
+        case LaunchFailed(failure):
+            # What is refused for good is the run's own fault: whoever registers such flows must not take an agent away.
+            return None if failure is not None else False
+        case Observed(InfraExit() as found):
+            if found.kind is ExitKind.NEVER_STARTED:
+                return None if tracker.adopted else False
+            return True
+        case Observed(Liveness.CONNECTED) | Asked.CONNECTED:
+            return True
+    return None
 
 
 def _seconds(duration: Duration) -> float:

@@ -35,9 +35,10 @@ from heliograph import config
 from heliograph.api.v1.agent_service_pb2 import Command
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.sink import FailureInfo
-from heliograph.exceptions import HeliographError, StorageError
+from heliograph.exceptions import DiskError, HeliographError, StorageError
 from heliograph.reporting.events import flow_event
 from heliograph.reporting.lanes import STATES, LaneReader, LaneWriter
+from heliograph.utilities.files import disk_failed, once_the_disk_takes_it
 from heliograph.utilities.hints import failure_hint
 from heliograph_agents import flow_process, processes
 from heliograph_agents.bundles import Ready, is_cached, prepare
@@ -60,6 +61,8 @@ QUIET_START_SECONDS = 0.05
 AFTER_DONE_SECONDS = 10.0
 """How long a flow process may take to exit after its final state."""
 
+DISK_SECONDS = 600.0
+"""How long a full disk is waited for when the end of a run is to be written."""
 
 MAX_PATH_BYTES = 65536
 
@@ -122,16 +125,18 @@ def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
     if lock is None or directory.exit() is not None:
         processes.kill_descendants()
         return 0  # launched twice: the other one does the work
-    _log_to(directory.path / "supervisor.log")
     try:
+        _log_to(directory.path / "supervisor.log")
         if flow is not None:
             flow.control.send_attempt(str(directory.path), lock)
         else:
             flow = _spawn_flow_process(directory)
         supervisor = _Supervisor(directory, directory.launch_record(), flow)
         supervisor.run()
-    except Exception:  # noqa: BLE001 (the boundary of this process): the agent reports a supervisor that ended without exit.json
-        _log.exception("the supervisor failed")
+    except Exception as error:  # noqa: BLE001 (the boundary of this process): the agent reports a supervisor that ended without exit.json
+        # Where nobody was told to go, and it is the disk that failed, the agent is to give the run back.
+        if not (disk_failed(error) and directory.processes() is None):
+            _log.exception("the supervisor failed")
         processes.kill_descendants()
         return 1
     return 0
@@ -366,6 +371,10 @@ class _Supervisor:
         self._output.close()
         if self._abandoned:
             return
+        if self._given_back:
+            self._states.stop()
+            self._logs.stop()
+            return
         if self._done is None:
             self._done = self._end_the_story()
         self._states.finish()
@@ -377,10 +386,22 @@ class _Supervisor:
         if last is not None and (known := final_state(last[1])) is not None:
             return known
         state, self._failure = self._verdict()
-        lane = LaneWriter(self._directory.outbox, STATES)
-        lane.append([flow_event((state, time.time_ns() // 1000, self._failure))])
-        lane.close()
+        event = flow_event((state, time.time_ns() // 1000, self._failure))
+
+        def append() -> None:
+            lane = LaneWriter(self._directory.outbox, STATES)
+            try:
+                lane.append([event])
+            finally:
+                lane.close()
+
+        once_the_disk_takes_it(append, DISK_SECONDS, _log)
         return state
+
+    @property
+    def _given_back(self) -> bool:
+        """True when this host's disk took no bundle: no code of the flow has run, and another host may take it."""
+        return isinstance(self._refusal, DiskError) and not self._cancelled
 
     def _verdict(self) -> tuple[StateCode, FailureInfo | None]:
         if self._refusal is not None:
@@ -412,18 +433,20 @@ class _Supervisor:
         exit_code, number = self._ending()
         verdicts = {self._states.verdict, self._logs.verdict}
         reason = self._failure.reason if self._failure is not None else None
-        self._directory.write_exit(
-            ExitRecord(
-                exit_code=exit_code,
-                signal=number,
-                state=int(self._done or StateCode.CRASHED),
-                reason=int(reason or 0),
-                hint="; ".join(failure_hint(reason, number)) if reason is not None else "",
-                unshipped=Verdict.REFUSED in verdicts or Verdict.STOPPED in verdicts,
-                lease_lost=self._abandoned,
-                time_micros=time.time_ns() // 1000,
-            )
+        hint = "; ".join(failure_hint(reason, number)) if reason is not None else ""
+        if self._given_back and not self._abandoned:
+            reason, hint = FailureCode.LAUNCH_FAILED, str(self._refusal)
+        record = ExitRecord(
+            exit_code=exit_code,
+            signal=number,
+            state=int(self._done or StateCode.CRASHED),
+            reason=int(reason or 0),
+            hint=hint,
+            unshipped=Verdict.REFUSED in verdicts or Verdict.STOPPED in verdicts,
+            lease_lost=self._abandoned,
+            time_micros=time.time_ns() // 1000,
         )
+        once_the_disk_takes_it(lambda: self._directory.write_exit(record), DISK_SECONDS, _log)
         self._link.close()
 
     # --- the pumps ----------------------------------------------------------------------------------------------
@@ -439,7 +462,7 @@ class _Supervisor:
             writer,
             incarnation=record.incarnation,
             renew_every_seconds=record.renew_every_seconds,
-            on_contact=lambda: self._directory.touch("contact"),
+            on_contact=self._note_contact,
             on_command=self._command,
             on_end=self._pump_ended,
             drain_logs=self._logs.drain,
@@ -447,6 +470,10 @@ class _Supervisor:
         self._logs.states_idle = self._states.idle
         self._states.start()
         self._logs.start()
+
+    def _note_contact(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the agent hears of the contact from the control plane as well
+            self._directory.touch("contact")
 
     def _connect(self) -> grpc.Channel:
         from heliograph.client.channel import TlsFiles, open_channel

@@ -207,6 +207,12 @@ class StorageError(HeliographError):
     failure: ClassVar[str] = "BUNDLE_UNAVAILABLE"
 
 
+class DiskError(StorageError):
+    """The disk of this host is full, broken or read-only: a bundle cannot be kept on it."""
+
+    failure = "DISK"
+
+
 class BundleChangedError(StorageError):
     """The bundle's bytes are not those that were registered."""
 

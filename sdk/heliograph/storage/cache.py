@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from heliograph.config import config
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import DiskError, StorageError
 from heliograph.storage.archive import extract, verify_folder
 from heliograph.storage.manifest import Manifest, digest_hex
-from heliograph.utilities.files import write_atomically
+from heliograph.utilities.files import disk_failed, write_atomically
 
 __all__ = ["fetch_into", "manifest_of", "prune"]
 
@@ -56,7 +56,8 @@ def fetch_into(
                 _extract(folder, fetch_manifest(), open_archive)
                 prune(cache_dir, keep=folder)
     except OSError as error:
-        raise StorageError(f"the bundle cannot be kept in {cache_dir}: {error}") from error
+        kind = DiskError if disk_failed(error) else StorageError
+        raise kind(f"the bundle cannot be kept in {cache_dir}: {error}") from error
     return folder
 
 

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["disk_failed", "once_the_disk_takes_it", "write_atomically"]
+
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+
+
+def disk_failed(error: BaseException) -> bool:
+    """True when the error says that a disk is full, broken or read-only: it is nobody's fault who wanted to write."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
+
+
+def once_the_disk_takes_it(write: Callable[[], None], seconds: float, log: logging.Logger) -> None:
+    """Calls `write`, again each second while the disk is full, broken or read-only.
+
+    Raises:
+        OSError: It took it not within `seconds`, or something else is wrong.
+    """
+    limit, said = time.monotonic() + seconds, False
+    while True:
+        try:
+            write()
+        except OSError as error:
+            if not disk_failed(error) or time.monotonic() > limit:
+                raise
+            if not said:
+                log.error("the disk does not take this now, trying again: %s", error)  # noqa: TRY400 (no fault of ours)
+            said = True
+            time.sleep(1.0)
+        else:
+            return
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,78 @@ def start_by_own_clock(agent: Any) -> None:
     agent.Agent._offer = take
 
 
+def _short_rest(agent: Any) -> None:
+    agent.FIRST_SUSPENSION_SECONDS, agent.LONGEST_SUSPENSION_SECONDS = 1.0, 2.0
+
+
+def _short_back_off(performer: Any) -> None:
+    performer.RELEASE_BACK_OFF_SECONDS = 1.0
+
+
+def never_rest(agent: Any) -> None:
+    """An agent goes on claiming, whatever becomes of what it claims."""
+    agent.LAUNCH_FAILURES = 10**9
+
+
+def burn_runs(cache: Any) -> None:
+    """That the host's disk is full is told as the run's own failure."""
+    cache.disk_failed = lambda _: False
+
+
+def _small_outbox(lanes: Any) -> None:
+    lanes.STATES = lanes.Lane("states", 4096, 16384)
+
+
+def never_full(writer: Any) -> None:
+    """The outbox takes whatever comes."""
+    writer.OutboxWriter._look_at_the_cap = lambda _: None
+
+
+def _short_farewell(flow_process: Any) -> None:
+    flow_process.FLUSH_SECONDS = 2.0
+
+
+def fail_with_the_ledger(writer: Any) -> None:
+    """A ledger that cannot be written ends the flow."""
+
+    def end(*_: object) -> None:
+        os._exit(9)
+
+    writer.LedgerWriter._pause = end
+
+
+def blind_to_memory(processes: Any) -> None:
+    """Nobody asks the kernel why it killed."""
+    processes.memory_kills = lambda: 0
+    processes.kernel_says_out_of_memory = lambda _: False
+
+
+def lose_results(local_result: Any) -> None:
+    """A result that cannot be kept is not worth a word."""
+
+    def write(path: Any, data: bytes) -> None:
+        try:
+            path.write_bytes(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+
+    local_result.write_atomically = write
+
+
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
+    # Not bugs: they shorten what a test would wait for, or lower a limit that it would take long to reach.
+    "short_rest": {
+        "heliograph_agents.agent": _short_rest,
+        "heliograph_agents.performer": _short_back_off,
+        "heliograph_agents.flow_process": _short_farewell,
+    },
+    "small_outbox": {"heliograph.reporting.lanes": _small_outbox},
+    "never_rest": {"heliograph_agents.agent": never_rest},
+    "burn_runs": {"heliograph.storage.cache": burn_runs},
+    "lose_results": {"heliograph.engine.results.local_result": lose_results},
+    "never_full": {"heliograph.reporting.writer": never_full},
+    "fail_with_the_ledger": {"heliograph.ledger.writer": fail_with_the_ledger},
+    "blind_to_memory": {"heliograph_agents.processes": blind_to_memory},
     "believe_any_clock": {"heliograph_control_plane.loops.reaper": believe_any_clock},
     "never_sync": {"heliograph_control_plane.store.database": never_sync},
     "no_start_up_grace": {"heliograph_control_plane.server": no_start_up_grace},
