@@ -66,10 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_STARTED_BEFORE
     with contextlib.suppress(OSError):  # a mounted secret is read-only
         (given.offer / "token").unlink()
+    # Here, and not in the container's configuration, which shows them: the supervisor fetches the bundle with them.
+    os.environ.update({**record.settings.env, "HELIOGRAPH_HOME": record.settings.home})
     from heliograph_agents.supervisor import start
 
     start(directory, fork=True)
     ended = directory.exit()
+    if ended is not None and not ended.unshipped:
+        directory.token_file.unlink(missing_ok=True)
     if ended is not None and given.termination_log is not None:
         _leave_word(given.termination_log, ended)
     return exit_code(ended)

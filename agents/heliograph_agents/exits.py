@@ -14,7 +14,7 @@ def exit_of(record: ExitRecord) -> InfraExit:
         kind = ExitKind.LEASE_LOST
     elif reason is FailureCode.LAUNCH_FAILED:
         kind = ExitKind.NEVER_STARTED
-    elif reason in (FailureCode.SUPERVISOR_DIED, FailureCode.HOST_RESTARTED):
+    elif record.died or reason in (FailureCode.SUPERVISOR_DIED, FailureCode.HOST_RESTARTED):
         kind = ExitKind.DIED
     else:
         kind = ExitKind.UNSHIPPED if record.unshipped else ExitKind.FINISHED

@@ -102,6 +102,7 @@ class ExitRecord:
         hint: A sentence for people.
         unshipped: True when events are left that the control plane has not acknowledged.
         lease_lost: True when the attempt stopped itself because its lease belongs to another.
+        died: True when whoever wrote this found the attempt dead, and it had not said so itself.
         time_micros: When it ended.
     """
 
@@ -112,6 +113,7 @@ class ExitRecord:
     hint: str = ""
     unshipped: bool = False
     lease_lost: bool = False
+    died: bool = False
     time_micros: int = 0
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "local": "heliograph_agents.launchers.local.kind",
+    "docker": "heliograph_agents.launchers.docker.kind",
 }
 
 NAMES = tuple(_MODULES)

@@ -6,12 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.launchers.docker_ground import DockerGround
 from tests.contract.launchers.ground import Ground
 from tests.contract.launchers.local_ground import LocalGround
 from tests.support.control_plane import ControlPlaneProcess, control_plane_process
+from tests.support.docker_engine import docker_engine
+from tests.support.runtime_image import runtime_image
+
+__all__ = ["docker_engine", "runtime_image"]
 
 GROUNDS: dict[str, type[Ground]] = {
     "local": LocalGround,
+    "docker": DockerGround,
 }
 
 
@@ -22,10 +28,18 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlaneProc
         yield process
 
 
-@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"launcher-{kind}")) for kind in GROUNDS])
+GROUPS = {"docker": "docker"}
+"""Kinds that share a part with other tests, and its xdist group."""
+
+
+def _marks(kind: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.xdist_group(GROUPS.get(kind, f"launcher-{kind}")), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=_marks(kind)) for kind in GROUNDS])
 async def ground(request: pytest.FixtureRequest, tmp_path: Path, plane: ControlPlaneProcess) -> AsyncIterator[Ground]:
     """One kind of launcher, open."""
-    made = GROUNDS[request.param](tmp_path, plane)
+    made = GROUNDS[request.param](tmp_path, plane, request)
     await made.open()
     try:
         yield made

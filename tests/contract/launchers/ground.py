@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from tests.support.control_plane import ControlPlaneProcess
 
@@ -91,11 +93,12 @@ class Ground(ABC):
     Args:
         folder: Folder of this test.
         plane: The control plane; its address is reachable from runs.
+        request: For fixtures that the kind needs, asked for when it is tested.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, folder: Path, plane: ControlPlaneProcess) -> None:
+    def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.folder, self.plane = folder, plane
         self.shared = folder / "shared"
         self.shared.mkdir()
@@ -195,6 +198,13 @@ class Ground(ABC):
         """Returns the pid that a flow left under that name; 0 while there is none."""
         path = self.shared / name
         return int(path.read_text()) if path.exists() else 0
+
+    def alive(self, pid: int) -> bool:
+        """True while the process runs whose pid a flow left."""
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
     def let_go(self) -> None:
         """Lets held flows end."""

@@ -106,7 +106,7 @@ async def test_what_ignores_its_end_is_killed_after_the_grace_period(ground: Gro
     for _ in range(2):
         await ground.launcher.stop(handle, abandon=False)
     await ground.exit_of(handle)
-    assert not _alive(ground.marked("stubborn"))
+    assert not ground.alive(ground.marked("stubborn"))
     await ground.launcher.stop(handle, abandon=False)  # too late, and no error
 
 
@@ -130,7 +130,7 @@ async def test_infrastructure_that_is_killed_is_noticed_and_nothing_survives(gro
     assert found.kind is ExitKind.DIED
     assert found.reason is not None
     assert found.hint
-    assert not _alive(flow)
+    assert not ground.alive(flow)
     assert await ground.exit_of(handle) == found, "the verdict stays"
     await ground.until(lambda: handle in ground.hints, "the launcher tells of it by itself")
 
@@ -171,11 +171,3 @@ def _seen(secret: str) -> list[int]:
             if secret.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
                 found.append(process.pid)
     return found
-
-
-def _alive(pid: int) -> bool:
-    """True while the process runs."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -1,0 +1,397 @@
+"""The Docker launcher: a container for each attempt, and the engine's word as the source of truth.
+
+A launch: the attempt's folder here, its volume, its container, the offer in the volume, then the start. An agent may
+die between any two: what was not started is removed, and the run is given back; what was started is adopted. The name
+comes from run and epoch, so the engine itself refuses a second copy.
+
+When a container has ended, its exit and its outbox are copied into the attempt's folder; container and volume may go
+then. They are removed when the end is reported, those of failed runs after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from heliograph.engine.codes import FailureCode
+from heliograph.exceptions import UnavailableError
+from heliograph.storage import LaunchSettings
+from heliograph_agents.exits import exit_of
+from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launchers.docker import cleaning
+from heliograph_agents.launchers.docker.address import address_inside, certificates
+from heliograph_agents.launchers.docker.engine import Engine, EngineAwayError, EngineRefusedError
+from heliograph_agents.launchers.docker.events import Watch
+from heliograph_agents.launchers.docker.images import provide
+from heliograph_agents.launchers.docker.offer import Offer, one_file, owner_of, unpack_outbox
+from heliograph_agents.launchers.docker.options import DockerOptions
+from heliograph_agents.launchers.docker.plan import LABEL, PLACE, DockerPlan, make_plan, name_of
+from heliograph_agents.launchers.docker.records import Records
+from heliograph_agents.launchers.docker.verdict import gone, never_started, verdict
+from heliograph_agents.run_directory import (
+    ExitRecord,
+    LaunchRecord,
+    RunSettings,
+    launch_record_text,
+    parse_exit_record,
+)
+from heliograph_agents.run_directory import name_of as folder_name_of
+
+_log = logging.getLogger("heliograph.agent")
+
+T = TypeVar("T")
+
+THREADS = 16
+"""Questions to the engine at once."""
+
+LAUNCHES = 8
+"""Launches at once, pulls of images included; the others wait their turn."""
+
+_PASSING = ("no space left", "cannot allocate memory", "temporarily unavailable", "already allocated", "timeout",
+            "deadline exceeded", "context canceled", "too many open files", "already in use")  # fmt: skip
+"""What the engine says that it may not say later. All else is about what was asked for."""
+
+RUNNING = ("running", "paused", "restarting", "removing")
+
+
+class DockerLauncher:
+    """Launches on a Docker Engine.
+
+    Args:
+        settings: How flows are run, as on the agent's host.
+        folder: The agent's folder of attempts; made if needed.
+        options: What the agent's owner sets.
+        advertised: Address of the control plane as containers reach it; empty means the agent's.
+
+    Raises:
+        InvalidArgumentError: Containers would not reach the control plane.
+    """
+
+    kind = "docker"
+    needs_settings = True
+
+    def __init__(self, settings: RunSettings, folder: Path, options: DockerOptions, *, advertised: str = "") -> None:
+        self._settings = replace(
+            settings,
+            address=address_inside(settings.address, advertised, options.networks, settings.tls),
+            home=f"{PLACE}/home",
+            cache=f"{PLACE}/cache",
+            work_dir="",
+            show_output=True,
+            container=True,
+        )
+        self._options = options
+        # The control plane too: agents of several may share a name, and an engine.
+        self._identity = {"agent": settings.agent, "control-plane": settings.address}
+        self._engine = Engine(options.base_url, options.timeout_seconds)
+        self._records = Records(folder)
+        self._threads = ThreadPoolExecutor(THREADS, "heliograph-docker")
+        self._launch_threads = ThreadPoolExecutor(LAUNCHES, "heliograph-docker-launch")
+        self._launching: dict[str, asyncio.Future[Handle]] = {}
+        self._looking: dict[str, asyncio.Lock] = {}
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._watch: Watch | None = None
+
+    # --- launching ---------------------------------------------------------------------------------------------------
+
+    def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> DockerPlan:
+        """Puts run config and agent's options together."""
+        identity = {**self._identity, "flow-run": spec.flow_run, "epoch": str(spec.epoch)}
+        return make_plan(spec, settings or LaunchSettings(), self._options, identity)
+
+    async def open(self, ended: Callable[[Handle], None]) -> None:
+        """Connects, and begins to listen for the ends of containers.
+
+        Raises:
+            UnavailableError: The engine does not answer.
+        """
+        self._records.open()
+        try:
+            version = await self._do(self._engine.version)
+        except OSError as error:
+            raise UnavailableError(
+                f"Docker at {self._engine.address} does not answer: {error}",
+                hint="Start the engine, or name another with --base-url; this user must be allowed to use it.",
+            ) from error
+        _log.info("Docker %s at %s", version, self._engine.address)
+        loop = asyncio.get_running_loop()
+
+        def hint(labels: dict[str, str]) -> None:
+            handle = _handle_of(labels)
+            if handle is not None:
+                loop.call_soon_threadsafe(ended, handle)
+
+        self._watch = Watch(self._engine, self._own_labels, hint)
+        self._watch.start()
+
+    async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
+        """Makes and starts the container; once, whoever asks."""
+        assert isinstance(plan, DockerPlan)
+        under_way = self._launching.get(plan.name)
+        if under_way is None:
+            loop = asyncio.get_running_loop()
+            under_way = loop.run_in_executor(self._launch_threads, self._launch, plan, credentials)
+            self._launching[plan.name] = under_way
+            under_way.add_done_callback(lambda done: self._launched(plan.name, done))
+        return await asyncio.shield(under_way)
+
+    def _launched(self, name: str, done: asyncio.Future[Handle]) -> None:
+        self._launching.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may have left
+
+    def _launch(self, plan: DockerPlan, credentials: Credentials) -> Handle:
+        handle = Handle(plan.spec.flow_run, plan.spec.epoch, plan.name, plan.start_timeout_seconds)
+        try:
+            found = self._engine.container(plan.name)
+            if found is not None and self._launched_before(found, handle):
+                return handle
+            if self._records.folder(handle).exit() is not None or self._records.is_forgotten(handle):
+                return handle
+            image = provide(self._engine, plan.image, plan.pull_policy, plan.platform)
+            record = LaunchRecord(plan.spec, self._settings, credentials.incarnation, credentials.renew_every_seconds)
+            self._records.plan(handle)
+            self._start(plan, record, credentials.run_token, image.reference, image.user)
+        except EngineAwayError as error:
+            # It may have been started all the same: the next look tells, and an attempt that is there stays one.
+            if self._records.is_started(handle):
+                return handle
+            raise LaunchError(str(error)) from error
+        except EngineRefusedError as error:
+            self._undo(handle)
+            raise self._refused(error) from error
+        except LaunchError:
+            self._records.remove(handle)
+            raise
+        except ValueError as error:
+            self._undo(handle)
+            raise LaunchError(str(error), FailureCode.LAUNCH_SETTINGS) from error
+        except OSError as error:
+            self._undo(handle)
+            raise LaunchError(f"the container's files cannot be made: {error}") from error
+        _log.info("%s runs in container %s of %s", plan.spec.flow_run, plan.name, image.reference)
+        if self._options.show_logs:
+            threading.Thread(target=_repeat, args=(self._engine, plan.name), daemon=True).start()
+        return handle
+
+    def _launched_before(self, found: dict[str, Any], handle: Handle) -> bool:
+        """True when that container is this attempt's, and has been started. One that was not is in the way."""
+        labels = found["Config"].get("Labels") or {}
+        if _handle_of(labels) != handle:
+            raise LaunchError(f"a container that is none of ours is named {handle.infrastructure}")
+        if found["State"]["Status"] != "created":
+            return True
+        return not self._engine.remove(handle.infrastructure, force=False)
+
+    def _start(self, plan: DockerPlan, record: LaunchRecord, token: str, image: str, user: str) -> None:
+        engine, name = self._engine, plan.name
+        labels = {key: value for key, value in plan.body["Labels"].items() if key.startswith(LABEL)}
+        engine.make_volume(name, labels)
+        body = {**plan.body, "Image": image, "Labels": {**plan.body["Labels"], f"{LABEL}image-run": image}}
+        engine.create(body, name, plan.platform)
+        owner = owner_of(str(plan.body.get("User") or user), lambda path: one_file(engine.get(name, path)))
+        tls, files = certificates(record.settings.tls)
+        record = replace(record, settings=replace(record.settings, tls=tls))
+        engine.put(name, PLACE, Offer(launch_record_text(record), token, files).archive(owner))
+        for network in plan.more_networks:
+            engine.join(name, network)
+        self._records.mark(Handle(plan.spec.flow_run, plan.spec.epoch, name), "started")
+        engine.start(name)
+
+    def _undo(self, handle: Handle) -> None:
+        """Removes what a failed launch has made. What cannot be removed now is found by the next look."""
+        try:
+            self._engine.remove(handle.infrastructure, force=True)
+            self._engine.remove_volume(handle.infrastructure)
+            self._records.remove(handle)
+        except OSError as error:
+            _log.warning("%s cannot be removed now: %s", handle.infrastructure, error)
+
+    @staticmethod
+    def _refused(error: EngineRefusedError) -> LaunchError:
+        words = str(error).lower()
+        failure = None if any(one in words for one in _PASSING) else FailureCode.LAUNCH_SETTINGS
+        if "no such image" in words:
+            failure = FailureCode.IMAGE_UNAVAILABLE
+        return LaunchError(f"Docker refuses the container: {error}", failure)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def inspect(self, handle: Handle) -> Liveness | InfraExit:
+        """Looks at what is known of its end, then at the container."""
+        known = self._records.folder(handle).exit()
+        if known is not None:
+            return exit_of(known)
+        if handle.infrastructure in self._launching:
+            return Liveness.STARTING
+        async with self._looking.setdefault(handle.infrastructure, asyncio.Lock()):
+            found = await self._do(self._look, handle)
+        if isinstance(found, InfraExit):
+            self._looking.pop(handle.infrastructure, None)
+        return found
+
+    def _look(self, handle: Handle) -> Liveness | InfraExit:
+        folder = self._records.folder(handle)
+        if (known := folder.exit()) is not None:
+            return exit_of(known)
+        found = self._engine.container(handle.infrastructure)
+        if found is None:
+            if self._records.is_started(handle):
+                return self._settle(handle, gone())
+            self._undo(handle)
+            return exit_of(never_started())
+        state = found["State"]
+        if state["Status"] == "created":
+            if self._engine.remove(handle.infrastructure, force=False):
+                self._undo(handle)
+                return exit_of(never_started())
+            return Liveness.STARTING
+        if state["Status"] in RUNNING:
+            return Liveness.STARTING
+        return self._settle(handle, self._ended(handle, state))
+
+    def _ended(self, handle: Handle, state: dict[str, Any]) -> ExitRecord:
+        """Copies what the ended container leaves, and returns its end."""
+        name = handle.infrastructure
+        inside = f"{PLACE}/runs/{folder_name_of(handle.run_id, handle.epoch)}"
+        folder = self._records.make(handle)
+        pieces = self._engine.get(name, f"{inside}/outbox")
+        if pieces is not None:
+            try:
+                unpack_outbox(pieces, folder.outbox)
+            except ValueError as error:
+                _log.error("%s: %s; what it has not reported is lost", handle.flow_run, error)
+        known = _exit_in(one_file(self._engine.get(name, f"{inside}/exit.json")))
+        if known is not None and not folder.has("abandoned"):
+            return known
+        heard_of = self._engine.has(name, f"{inside}/contact")
+        printed = self._engine.tail(name, max(self._options.crash_lines, 20))
+        if not heard_of and self._options.crash_lines and not folder.has("abandoned"):
+            _log.error("%s died before it was heard of. The end of what it printed:\n%s", name, printed.rstrip())
+        return verdict(
+            state, killed_by_us=folder.has("abandoned"), stopped_by_us=folder.has("stopped"), printed=printed
+        )
+
+    def _settle(self, handle: Handle, record: ExitRecord) -> InfraExit:
+        """Writes the end down, so that it stays the same when the container is gone."""
+        self._records.make(handle).write_exit(record)
+        return exit_of(record)
+
+    def _left(self) -> dict[str, Handle]:
+        found = {handle.infrastructure: handle for handle in self._records.left()}
+        for one in self._engine.containers(self._own_labels):
+            handle = _handle_of(one.get("Labels") or {})
+            if handle is not None and not self._records.is_forgotten(handle):
+                found[handle.infrastructure] = handle
+        return found
+
+    async def list(self) -> list[Handle]:
+        """Returns the attempts of this agent: those that the engine has, and those that it lost."""
+        return [*(await self._do(self._left)).values()]
+
+    @property
+    def _own_labels(self) -> dict[str, str]:
+        return {LABEL + key: value for key, value in self._identity.items()}
+
+    async def outbox(self, handle: Handle) -> Path | None:
+        """Returns the copy of what the container did not ship; there once it has ended."""
+        folder = self._records.folder(handle)
+        return folder.outbox if folder.outbox.is_dir() and folder.exit() is not None else None
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:
+        """Kills what is abandoned; asks the others to end, and kills them after the grace period."""
+        if abandon:
+            self._records.mark(handle, "abandoned")
+            await self._do(self._engine.signal, handle.infrastructure, signal.SIGKILL)
+            return
+        if handle.infrastructure not in self._stopping:
+            self._records.mark(handle, "stopped")
+            task = asyncio.get_running_loop().create_task(self._stop(handle, told=told))
+            self._stopping[handle.infrastructure] = task
+            task.add_done_callback(lambda _: self._stopping.pop(handle.infrastructure, None))
+
+    async def _stop(self, handle: Handle, *, told: bool) -> None:
+        """The supervisor has the grace period and half of it to end the flow; then it is ended, then killed."""
+        grace = self._settings.grace_seconds
+        for number, patience in ((signal.SIGTERM, 2 * grace + 5.0 if told else 0.0), (signal.SIGKILL, 2 * grace + 5.0)):
+            await asyncio.sleep(patience)
+            while True:
+                try:
+                    if isinstance(await self.inspect(handle), InfraExit):
+                        return
+                    await self._do(self._engine.signal, handle.infrastructure, number)
+                    break
+                except OSError as error:
+                    _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
+                    await asyncio.sleep(2.0)
+
+    async def forget(self, handle: Handle) -> None:
+        """Marks the end as reported. Container and volume go with the next cleanup, or after a while."""
+        self._looking.pop(handle.infrastructure, None)
+        await self._do(self._forget, handle)
+
+    def _forget(self, handle: Handle) -> None:
+        if self._records.forget(handle):
+            cleaning.blank_secrets(self._engine, handle)
+
+    async def cleanup(self) -> None:
+        """Removes containers, volumes and folders whose time has come."""
+        busy = set(self._launching)
+        await self._do(cleaning.clean, self._engine, self._records, self._options, self._own_labels, busy)
+
+    async def close(self) -> None:
+        """Lets go of the engine; containers go on."""
+        for task in [*self._stopping.values()]:
+            task.cancel()
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._launch_threads.shutdown(wait=False, cancel_futures=True)
+        self._engine.close()
+
+    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+def _handle_of(labels: dict[str, str]) -> Handle | None:
+    """Returns the attempt that labels name; None when they name none."""
+    flow_run, epoch = labels.get(f"{LABEL}flow-run", ""), labels.get(f"{LABEL}epoch", "")
+    if not flow_run or not epoch.isdecimal():
+        return None
+    try:
+        timeout = float(labels.get(f"{LABEL}start-timeout", "0"))
+    except ValueError:
+        timeout = 0.0
+    return Handle(flow_run, int(epoch), name_of(flow_run.rpartition("/")[2], int(epoch)), timeout)
+
+
+def _exit_in(text: str) -> ExitRecord | None:
+    """Reads the exit that a container left. The flow may have written anything there."""
+    try:
+        record = parse_exit_record(text)
+        exit_of(record)
+        int(record.time_micros)
+    except (ValueError, TypeError):
+        return None
+    return record
+
+
+def _repeat(engine: Engine, name: str) -> None:
+    """Repeats what a container prints on the agent's own output."""
+    try:
+        for data in engine.follow(name):
+            os.write(sys.stdout.fileno(), data)
+    except (OSError, json.JSONDecodeError):
+        pass  # it is gone, or nobody listens

@@ -1,0 +1,95 @@
+"""What became of a container that has ended without a word of its supervisor: from the engine's state alone."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from heliograph.engine.codes import FailureCode
+from heliograph_agents.container import EXIT_CRASHED, EXIT_NO_OFFER, EXIT_STARTED_BEFORE
+from heliograph_agents.run_directory import ExitRecord
+
+_START_FAILURES = (126, 127)
+_LOST_CODE = 255
+"""What the engine says of a container that it found dead when it, or its host, came back."""
+
+
+def verdict(state: Mapping[str, Any], *, killed_by_us: bool, stopped_by_us: bool, printed: str) -> ExitRecord:
+    """Judges the state of a container that runs no more.
+
+    Args:
+        state: `State` of the engine's answer.
+        killed_by_us: True when this agent abandoned it.
+        stopped_by_us: True when this agent asked it to end.
+        printed: The end of what it printed.
+    """
+    code = int(state.get("ExitCode", 0))
+    said = str(state.get("Error") or "")
+    number = code - 128 if 128 < code < 128 + 65 else None
+    reason, hint = _why(code, number, printed, oom=bool(state.get("OOMKilled")))
+    if stopped_by_us and reason is FailureCode.SIGNAL:
+        hint = "this agent ended its container, since it did not end by itself in its grace period"
+    if killed_by_us:
+        hint = "this agent removed its container"
+    return ExitRecord(
+        exit_code=code if number is None else None,
+        signal=number,
+        reason=int(reason),
+        hint=f"{hint} ({said})" if said else hint,
+        unshipped=True,
+        lease_lost=killed_by_us,
+        died=True,
+        time_micros=_micros(str(state.get("FinishedAt", ""))),
+    )
+
+
+def gone() -> ExitRecord:
+    """Returns what is said of a container that was started and is not there any more."""
+    return _died(FailureCode.INFRASTRUCTURE_DELETED, "somebody removed its container")
+
+
+def never_started() -> ExitRecord:
+    """Returns what is said of an attempt whose container was not started."""
+    return _died(FailureCode.LAUNCH_FAILED, "its container was never started")
+
+
+def _died(reason: FailureCode, hint: str) -> ExitRecord:
+    import time
+
+    # Without `died` where nothing ever lived: such a run may begin anew.
+    died = reason is not FailureCode.LAUNCH_FAILED
+    return ExitRecord(reason=int(reason), hint=hint, unshipped=True, died=died, time_micros=time.time_ns() // 1000)
+
+
+def _why(code: int, number: int | None, printed: str, *, oom: bool) -> tuple[FailureCode, str]:
+    if oom:
+        return FailureCode.OUT_OF_MEMORY, "the kernel killed its container for lack of memory"
+    if code == _LOST_CODE:
+        return FailureCode.HOST_RESTARTED, "Docker, or its host, restarted without it"
+    if number == signal.SIGKILL:
+        return FailureCode.SIGNAL, "something killed its container: often lack of memory"
+    if number is not None:
+        return FailureCode.SIGNAL, f"signal {number} ended its container"
+    if missing := re.search(r"No module named '?(heliograph\w*)", printed):
+        return FailureCode.LAUNCH_SETTINGS, f"its image has no {missing[1]}: install Heliograph there"
+    if code in _START_FAILURES:
+        return FailureCode.LAUNCH_SETTINGS, f"its container could not run its command, and exited with {code}"
+    if code == EXIT_NO_OFFER:
+        return FailureCode.SUPERVISOR_DIED, "its container did not find what the agent had laid there for it"
+    if code == EXIT_STARTED_BEFORE:
+        return FailureCode.SUPERVISOR_DIED, "somebody started its container a second time"
+    if code == EXIT_CRASHED:
+        return FailureCode.SUPERVISOR_DIED, "its supervisor failed"
+    return FailureCode.EXIT_CODE, f"its container exited with {code} before it was over"
+
+
+def _micros(text: str) -> int:
+    """Reads a time of the engine, which has more digits than Python takes."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?Z", text)
+    if match is None or match[1].startswith("0001"):
+        return 0
+    moment = datetime.fromisoformat(f"{match[1]}+00:00")
+    return int(moment.timestamp()) * 1_000_000 + int((match[2] or "0").ljust(6, "0"))

@@ -1,0 +1,83 @@
+"""The ground of the Docker launcher: containers of a private engine, with the image of this checkout."""
+
+from __future__ import annotations
+
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.contract.launchers.ground import Ground
+from tests.support.control_plane import ControlPlaneProcess
+from tests.support.docker_engine import DockerEngine
+
+from heliograph.run_configs import DockerRun, RunConfig
+from heliograph.storage import Storage
+from heliograph.storage.local import Local
+from heliograph_agents.launcher import Handle, Launcher
+from heliograph_agents.launchers.docker.launcher import DockerLauncher
+from heliograph_agents.launchers.docker.options import DockerOptions
+from heliograph_agents.launchers.docker.volumes import Volume
+from heliograph_agents.run_directory import RunSettings
+
+
+class DockerGround(Ground):
+    """Containers. They share a folder with the tests, and the host's network with the control plane."""
+
+    kind = "docker"
+
+    def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
+        self.engine: DockerEngine = request.getfixturevalue("docker_engine")
+        self.image: str = request.getfixturevalue("runtime_image")
+        super().__init__(folder, plane, request)
+
+    def make_launcher(self, agent: str = "") -> Launcher:
+        settings = RunSettings(
+            address=self.plane.address, agent=agent or self.agent, home=str(self.folder / "home"),
+            cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
+        )  # fmt: skip
+        return DockerLauncher(settings, self.folder / f"runs-{agent or self.agent}", self.options())
+
+    def options(self) -> DockerOptions:
+        """Returns what the agent's owner sets."""
+        places = (self.shared, self.folder / "storage")
+        return DockerOptions(
+            base_url=self.engine.url,
+            networks=("host",),
+            volumes=tuple(Volume(str(place), str(place)) for place in places),
+        )
+
+    def storage(self) -> Storage:
+        return Local(self.folder / "storage", host="")
+
+    def run_config(self) -> RunConfig | None:
+        return DockerRun(image=self.image)
+
+    async def kill(self, handle: Handle) -> None:
+        client = self.engine.client()
+        try:
+            client.api.kill(handle.infrastructure, signal.SIGKILL)
+        finally:
+            client.close()
+
+    def alive(self, pid: int) -> bool:
+        """Looks for a process that is that one in a container with this test's folder."""
+        for process in psutil.process_iter():
+            folder = Path(f"/proc/{process.pid}")
+            with suppress(OSError, psutil.NoSuchProcess):
+                inside = re.search(r"^NSpid:.*\s(\d+)$", (folder / "status").read_text(), re.MULTILINE)
+                same = inside is not None and int(inside[1]) == pid != process.pid
+                if same and str(self.shared) in (folder / "mountinfo").read_text():
+                    return process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    async def remains(self, handle: Handle) -> list[str]:
+        client = self.engine.client()
+        try:
+            containers = client.containers.list(all=True, filters={"name": handle.infrastructure})
+            volumes = client.volumes.list(filters={"name": handle.infrastructure})
+            return [f"container {one.name}" for one in containers] + [f"volume {one.name}" for one in volumes]
+        finally:
+            client.close()
