@@ -92,13 +92,13 @@ TWINS = [
     # An agent that forgets its journal.
     (
         "storm_forget_the_journal",
-        replace(HELD, script=((2, "agent"), (2, "supervisor")), patience=8),
+        replace(HELD, script=((2, "agent"), (2, "supervisor")), patience=5),
         "never ended",
     ),
     # A store that answers before it commits.
     (
         "storm_answer_first",
-        Plan(runs=8, script=((0, "answering control plane"),) * 2, patience=8),
+        Plan(runs=4, script=((0, "answering control plane"),) * 2, patience=6),
         "is lost|was given to",
     ),
 ]

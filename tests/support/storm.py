@@ -291,15 +291,18 @@ class Storm:
             self._await_plane(number)
         threads[0].join(CREATE_SECONDS)
         if self.plan.held:
-            with suppress(AssertionError):  # where there is no mistake, nothing of the kind comes
-                wait_until(self._goes_wrong, "a flow begins again or outlives its run", self.plan.patience)
+            with suppress(AssertionError):  # after the death of an agent alone, nothing of the kind comes
+                wait_until(self._had_its_effect, "a flow begins again or its run ends", self.plan.patience)
             (self.folder / "open").touch()
         self._settle()
         self._stopped.set()
         threads[0].join(CREATE_SECONDS)
 
-    def _goes_wrong(self) -> bool:
-        return self._count_begun() > self.plan.runs or bool(self.seen.survivors)
+    def _had_its_effect(self) -> bool:
+        """True when the runs of all killed attempts are shown as ended, or one has begun again."""
+        told = [self.seen.told.get(run, (0, 0, int(StateCode.PENDING))) for run, _ in self.seen.killed]
+        ended = bool(told) and all(StateCode(state).is_finished for _, _, state in told)
+        return ended or self._count_begun() > self.plan.runs
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
