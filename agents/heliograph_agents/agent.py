@@ -304,8 +304,9 @@ class Agent:
         request_id, wait = self._offers.asked(), Duration()
         while not self._draining.is_set():
             if not request_id:
-                request_id, wait = new_request_id(), Duration(seconds=int(POLL_SECONDS))
+                request_id = new_request_id()
                 self._offers.ask(request_id)
+                wait = Duration(seconds=int(POLL_SECONDS))
             free = await self._free_slots()
             if self._draining.is_set():
                 return
@@ -330,13 +331,17 @@ class Agent:
                 return
             pause.reset()
             self._return_at = 0.0
-            request_id = ""
+            if answer.leases or answer.spent:
+                # Not before: a poll that the network delivers late, or twice, may be given runs when its caller has
+                # gone on. The next poll with its id hears of them.
+                request_id = ""
             for lease in answer.leases[: max(0, self._options.capacity - len(self._trackers))]:
                 self._offer(lease)  # more than were asked for would be more than there is room for
-            if wait.seconds:
+            if wait.seconds and not answer.spent:
                 polls += 1
                 if polls == self._options.max_polls:
                     self.drain()
+            wait = Duration(seconds=int(POLL_SECONDS))
 
     def _offer(self, lease: pb.FlowRunLease) -> None:
         if not door.is_named(lease):

@@ -66,11 +66,7 @@ class Authenticator:
         Raises:
             UnauthenticatedError: No token, or one that is malformed, unknown, expired or revoked; always the same text.
         """
-        values = [value for key, value in metadata if key == "authorization"]
-        if len(values) != 1 or not isinstance(values[0], str):
-            raise refused()
-        scheme, _, text = values[0].partition(" ")
-        credential = parse_token(text) if scheme.lower() == "bearer" else None
+        credential = parse_token(bearer(metadata))
         principal = await self._principal(credential) if credential else None
         if principal is None or credential is None:
             raise refused()
@@ -176,6 +172,19 @@ def store_verifier(store: Store) -> Verify:
         )
 
     return verify
+
+
+def bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Returns the text of the token that a call carries; empty when its header is of another scheme.
+
+    Raises:
+        UnauthenticatedError: There is no such header, or more than one.
+    """
+    values = [value for key, value in metadata if key == "authorization"]
+    if len(values) != 1 or not isinstance(values[0], str):
+        raise refused()
+    scheme, _, text = values[0].partition(" ")
+    return text if scheme.lower() == "bearer" else ""
 
 
 def refused() -> UnauthenticatedError:

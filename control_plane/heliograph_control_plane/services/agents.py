@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,10 +12,11 @@ from heliograph.api.v1 import agent_service_pb2_grpc, options_pb2
 from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
 from heliograph.exceptions import NotFoundError, PermissionDeniedError
 from heliograph_control_plane import calls
+from heliograph_control_plane.auth import bearer
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.errors import BadRequestError, bad_field
 from heliograph_control_plane.principals import repeatable_secret, run_token_id, token_text
-from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease
+from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease, Spent
 
 from . import convert, names
 from .acting import covers, judge_agent, visible_agent
@@ -40,7 +40,6 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         self._backend = backend
         self._store = backend.store
         self._wakeups = backend.wakeups
-        self._key = secrets.token_bytes(32)
 
     async def RegisterAgent(self, request: pb.RegisterAgentRequest, context: Any) -> pb.Agent:
         """See the API. The agent works for the projects that its token is limited to."""
@@ -75,7 +74,9 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             raise BadRequestError(found)
         agent = await self._acting(name)
         leases = await self._lease(agent, request, time.monotonic() + wait)
-        return pb.LeaseFlowRunsResponse(leases=[_lease_message(lease) for lease in leases])
+        return pb.LeaseFlowRunsResponse(
+            leases=[_lease_message(lease) for lease in leases], spent=isinstance(leases, Spent)
+        )
 
     async def _lease(self, agent: Agent, request: pb.LeaseFlowRunsRequest, until: float) -> tuple[Lease, ...]:
         scope = calls.principal().scope
@@ -84,7 +85,9 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             while True:
                 leases = await self._store.lease_flow_runs(agent.name, request.request_id, request.max_runs, scope)
                 self._wakeups.tell_outcome(waiter, got_runs=bool(leases))
-                if leases or not await self._wakeups.wait_for_run(waiter, until - time.monotonic()):
+                if leases or isinstance(leases, Spent):
+                    return leases
+                if not await self._wakeups.wait_for_run(waiter, until - time.monotonic()):
                     return leases
                 self._backend.metrics.wakeups += 1
 
@@ -96,9 +99,11 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         project, run_id = names.run("flow_run", request.flow_run)
         caller = calls.principal()
         token_id = run_token_id(run_id, request.epoch)
-        # The network may deliver an accept twice, the second time when the first answer is in use already: both must
-        # give one token. (After a restart, and from another replica, it is another, which replaces the unused one.)
-        secret, digest = repeatable_secret(self._key, token_id, name, caller.token_id)
+        # The network may deliver an accept twice, the second time when the first answer is in use already, or to
+        # another replica: all must give one token. What it is made of is the caller's own secret, which the store has
+        # not, so that who reads the database can make none.
+        key = bearer(context.invocation_metadata()).encode()
+        secret, digest = repeatable_secret(key, "AcceptFlowRun", token_id, name)
         # The store looks whether the caller may see the run, and whether the agent is its own: one hop, not three.
         await self._store.accept_flow_run(
             name,
@@ -109,7 +114,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             caller.scope,
             "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
         )
-        # Where it was another before, that one is worth nothing from now on.
+        # Where it was another before (by another token of the agent's), that one is worth nothing from now on.
         self._backend.authenticator.forget(token_id)
         return pb.AcceptFlowRunResponse(
             run_token=token_text(token_id, secret),

@@ -206,7 +206,8 @@ class Store(Protocol):
         self, agent: str, request_id: str, max_runs: int, scope: Scope = None
     ) -> Pending[tuple[Lease, ...]]:
         """Leases due runs that the agent can take, the longest due first, for 30 s. An answer that gave leases is
-        given again for its `request_id` while they live. Raises NotFoundError for an agent that never registered."""
+        given again for its `request_id` while they live; after that the request is `Spent`: it is never given others.
+        Raises NotFoundError for an agent that never registered."""
 
     def accept_flow_run(
         self,

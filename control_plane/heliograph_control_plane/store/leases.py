@@ -38,6 +38,7 @@ from heliograph_control_plane.store.records import (
     RunCommand,
     RunCommandKind,
     Scope,
+    Spent,
     Upcoming,
 )
 from heliograph_control_plane.store.requests import find_effect, find_effects, record_effects
@@ -136,7 +137,7 @@ class LeaseStore:
         for number in again:
             call = calls[number]
             given = find_effect(tx, call.request)
-            answers[number] = () if given is None else self._given(tx, call.agent, json.loads(given))
+            answers[number] = () if given is None else self._given(tx, call.agent, json.loads(given)) or Spent()
         return answers
 
     def _share(
@@ -380,6 +381,7 @@ def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes
         else:
             if head.state is not StateCode.SCHEDULED:
                 head.enter(StateCode.SCHEDULED, tx.now, tx.now, by)
+                head.attempt -= 1  # nothing was launched: it was none
             head.queue(tx.now + back_off_micros)
             _tell_ready(tx, [head])
         save_heads(tx, [head])

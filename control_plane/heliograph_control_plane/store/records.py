@@ -427,6 +427,10 @@ class Lease:
     expire_micros: int
 
 
+class Spent(tuple[Lease, ...]):
+    """No leases, and none to come: the request was given some before, and none of them lives unaccepted any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldRun:
     """One run that an agent has.

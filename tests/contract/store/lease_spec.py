@@ -117,7 +117,12 @@ def _release(run: Run, *, agent: str, epoch: int, now: int) -> Iterator[Outcome]
     elif run.last:
         yield "refused", run
     else:
-        after = run.enter("CANCELLED") if run.cancel else run.enter("SCHEDULED")._replace(holder="nobody")
+        accepted = run.state != "SCHEDULED"
+        after = (
+            run.enter("CANCELLED")
+            if run.cancel
+            else run.enter("SCHEDULED")._replace(holder="nobody", attempt=run.attempt - accepted)
+        )
         yield after.state, after
 
 

@@ -10,7 +10,7 @@ from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task, versi
 from heliograph.api.v1 import states_pb2
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import IllegalTransitionError, LeaseLostError, NotFoundError
-from heliograph_control_plane.store.records import HeldRun, RunCommandKind
+from heliograph_control_plane.store.records import HeldRun, RunCommandKind, Spent
 
 S = StateCode
 
@@ -83,14 +83,20 @@ def test_the_same_poll_again_gets_the_same_leases_while_they_live(bench: Bench) 
     bench.store.accept_flow_run("a", runs[0].run_id, 1, TOKEN).result()
     assert [one.flow_run.run_id for one in bench.lease(count=2, request_id="poll")] == [runs[1].run_id]
     bench.clock.advance(31)
-    assert bench.lease(count=2, request_id="poll") == ()
+    late = bench.lease(count=2, request_id="poll")
+    assert late == ()
+    assert isinstance(late, Spent), "it is never given others"
     assert [one.flow_run.run_id for one in bench.lease(count=2, request_id="other")] == [runs[2].run_id]
     bench.agent("b")
-    assert bench.lease("b", 2, request_id="poll") == ()
+    others = bench.lease("b", 2, request_id="poll")
+    assert others == ()
+    assert not isinstance(others, Spent), "it is another agent's"
 
 
 def test_a_poll_that_got_nothing_may_go_on_under_its_request_id(bench: Bench) -> None:
-    assert bench.lease(request_id="poll") == ()
+    nothing = bench.lease(request_id="poll")
+    assert nothing == ()
+    assert not isinstance(nothing, Spent)
     bench.create()
     assert len(bench.lease(request_id="poll")) == 1
 
@@ -146,7 +152,7 @@ def test_a_released_run_waits_for_its_back_off(bench: Bench) -> None:
     assert bench.store.release_flow_run("a", run.run_id, run.epoch, b"", 0).result().state is S.SCHEDULED
     assert bench.lease() == ()
     bench.clock.advance(61)
-    assert bench.lease()[0].attempt == 2
+    assert bench.lease()[0].attempt == 1, "nothing was launched"
     assert bench.history(run) == ["SCHEDULED", "SUBMITTED", "SCHEDULED"]
 
 

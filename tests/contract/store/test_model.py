@@ -126,6 +126,7 @@ class LeaseModel(StoreMachine):
             else:
                 if run.state is not S.SCHEDULED:
                     run.enter(S.SCHEDULED)
+                    run.attempt -= 1
                 run.holder, run.ready = "nobody", self.clock.now
         self.attempt(call, None)
 

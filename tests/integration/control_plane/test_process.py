@@ -62,6 +62,32 @@ def test_acknowledged_changes_survive_a_kill_and_the_token_stays_good(tmp_path: 
         assert f"{process.data_dir}/admin.token" in said
 
 
+def test_an_acceptance_again_after_a_kill_gives_the_same_token_and_another_agents_another(tmp_path: Path) -> None:
+    with control_plane_process(tmp_path) as process, ExitStack() as stack:
+        scene = Scene(stack, process)  # type: ignore[arg-type]
+        project = scene.project()
+        flow = scene.flow(project).name
+        tokens = [scene.token("agent", projects=(project,), principal="services/agent").secret for _ in range(2)]
+        agent = scene.agent(api=scene.api(tokens[0])).name
+        accepts = []
+        for _ in range(2):
+            scene.run(flow)
+            (lease,) = scene.lease(agent, api=scene.api(tokens[0]))
+            accepts.append(agents_pb.AcceptFlowRunRequest(agent=agent, flow_run=lease.flow_run.name, epoch=lease.epoch))
+
+        def given() -> list[str]:
+            return [scene.api(token).agents.AcceptFlowRun(accepts[0]).run_token for token in tokens]
+
+        before = given()
+        assert len(set(before)) == 2, "each token of the agent's leads to its own"
+        assert scene.api(tokens[0]).agents.AcceptFlowRun(accepts[1]).run_token not in before, "each run's is its own"
+        process.kill()
+        process.start()
+        assert given() == before
+        # The newest is the good one: the other was replaced.
+        assert scene.api(before[1]).admin.WhoAmI(admin_pb.WhoAmIRequest()).principal == accepts[0].flow_run
+
+
 def test_sigterm_ends_parked_polls_and_streams_with_answers_and_exits_with_0(tmp_path: Path) -> None:
     outcomes: dict[str, object] = {}
     with control_plane_process(tmp_path) as process, ExitStack() as stack:

@@ -115,9 +115,9 @@ def test_what_one_changes_the_other_shows_at_once(pair: Pair) -> None:
         assert next(watching).flow_run.name == run.name
         polling.join(PROMPT_SECONDS)
         assert [lease.flow_run.name for lease in answers] == [run.name]
-        two.admin.agents.AcceptFlowRun(
-            agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=answers[0].epoch)
-        )
+        accept = agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=answers[0].epoch)
+        token = two.admin.agents.AcceptFlowRun(accept).run_token
+        assert one.admin.agents.AcceptFlowRun(accept).run_token == token, "a repeated acceptance has one answer"
         one.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
         assert any(change.flow_run.cancel_requested for change in watching)
         assert time.monotonic() - started < 1.0 + 2 * PROMPT_SECONDS

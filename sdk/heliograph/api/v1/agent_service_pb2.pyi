@@ -185,7 +185,7 @@ class LeaseFlowRunsRequest(_message.Message):
     agent: _builtins.str
     """`agents/{agent}`, registered before."""
     request_id: _builtins.str
-    """Made by the client for this poll."""
+    """Made by the client, for as many polls as it takes until one is given leases."""
     max_runs: _builtins.int
     """Most runs to lease, 1 to 100."""
     @_builtins.property
@@ -259,6 +259,9 @@ class LeaseFlowRunsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASES_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    spent: _builtins.bool
+    """True when `request_id` was given leases before, none of which lives unaccepted: the next poll needs another id."""
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowRunLease]:
         """The leases; empty when the wait ended without any."""
@@ -267,10 +270,11 @@ class LeaseFlowRunsResponse(_message.Message):
         self,
         *,
         leases: _abc.Iterable[Global___FlowRunLease] | None = ...,
+        spent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "spent", b"spent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

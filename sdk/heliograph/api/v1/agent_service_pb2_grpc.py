@@ -96,7 +96,9 @@ class AgentServiceServicer(object):
 
     def LeaseFlowRuns(self, request, context):
         """Waits until runs are due that the agent can take, and leases them. An unaccepted lease ends after
-        `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live.
+        `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live,
+        and never others. An agent polls with one id until it is answered with leases: what its poll is given when it
+        arrives late or twice, it hears by the next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +106,8 @@ class AgentServiceServicer(object):
 
     def AcceptFlowRun(self, request, context):
         """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
-        Calling again under the same epoch, before the token was used, returns a new token in place of the old.
+        Calling again under the same epoch, before the token was used, returns the same token; by another token of the
+        agent's, another one in place of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

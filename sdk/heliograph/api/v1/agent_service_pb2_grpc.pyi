@@ -38,11 +38,14 @@ class AgentServiceStub:
     """Says that an agent is there and what it offers. Naturally idempotent: the newest call counts."""
     LeaseFlowRuns: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.LeaseFlowRunsRequest, _agent_service_pb2.LeaseFlowRunsResponse]
     """Waits until runs are due that the agent can take, and leases them. An unaccepted lease ends after
-    `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live.
+    `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live,
+    and never others. An agent polls with one id until it is answered with leases: what its poll is given when it
+    arrives late or twice, it hears by the next one.
     """
     AcceptFlowRun: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AcceptFlowRunRequest, _agent_service_pb2.AcceptFlowRunResponse]
     """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
-    Calling again under the same epoch, before the token was used, returns a new token in place of the old.
+    Calling again under the same epoch, before the token was used, returns the same token; by another token of the
+    agent's, another one in place of it.
     """
     ReleaseFlowRun: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ReleaseFlowRunRequest, _flow_run_service_pb2.FlowRun]
     """Gives a leased run back that was not launched: it returns to the queue, or crashes when `failure` is set."""
@@ -70,11 +73,14 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Says that an agent is there and what it offers. Naturally idempotent: the newest call counts."""
     LeaseFlowRuns: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.LeaseFlowRunsRequest, _agent_service_pb2.LeaseFlowRunsResponse]  # type: ignore[assignment]
     """Waits until runs are due that the agent can take, and leases them. An unaccepted lease ends after
-    `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live.
+    `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live,
+    and never others. An agent polls with one id until it is answered with leases: what its poll is given when it
+    arrives late or twice, it hears by the next one.
     """
     AcceptFlowRun: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AcceptFlowRunRequest, _agent_service_pb2.AcceptFlowRunResponse]  # type: ignore[assignment]
     """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
-    Calling again under the same epoch, before the token was used, returns a new token in place of the old.
+    Calling again under the same epoch, before the token was used, returns the same token; by another token of the
+    agent's, another one in place of it.
     """
     ReleaseFlowRun: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ReleaseFlowRunRequest, _flow_run_service_pb2.FlowRun]  # type: ignore[assignment]
     """Gives a leased run back that was not launched: it returns to the queue, or crashes when `failure` is set."""
@@ -111,7 +117,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.LeaseFlowRunsResponse, _abc.Awaitable[_agent_service_pb2.LeaseFlowRunsResponse]]:
         """Waits until runs are due that the agent can take, and leases them. An unaccepted lease ends after
-        `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live.
+        `accept_within` and its run goes back to the queue. The same `request_id` gives the same leases while they live,
+        and never others. An agent polls with one id until it is answered with leases: what its poll is given when it
+        arrives late or twice, it hears by the next one.
         """
 
     @_abc_1.abstractmethod
@@ -121,7 +129,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.AcceptFlowRunResponse, _abc.Awaitable[_agent_service_pb2.AcceptFlowRunResponse]]:
         """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
-        Calling again under the same epoch, before the token was used, returns a new token in place of the old.
+        Calling again under the same epoch, before the token was used, returns the same token; by another token of the
+        agent's, another one in place of it.
         """
 
     @_abc_1.abstractmethod

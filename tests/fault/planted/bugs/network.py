@@ -33,8 +33,8 @@ def short_checks(supervisor: Any) -> None:
 
 
 def short_accepts(performer: Any) -> None:
-    """An accept is tried for 6 s."""
-    performer.ACCEPT_SECONDS = 6.0
+    """An accept is tried for 6 s; a run that is given back waits for a second."""
+    performer.ACCEPT_SECONDS, performer.RELEASE_BACK_OFF_SECONDS = 6.0, 1.0
 
 
 def short_keepalive(channel: Any) -> None:
@@ -111,6 +111,19 @@ def new_request_ids(link: Any) -> None:
         return await call(self, stub, method, request, *rest)
 
     link.Link.call = as_if_new
+
+
+def forget_empty_polls(agent: Any) -> None:
+    """A poll that was answered with nothing is taken for done: the next one is another request."""
+    lease = agent.Link.call
+
+    async def done_with(self: Any, stub: Any, method: str, *rest: Any) -> Any:
+        answer = await lease(self, stub, method, *rest)
+        if method == "LeaseFlowRuns":
+            answer.spent = True
+        return answer
+
+    agent.Link.call = done_with
 
 
 def new_client_request_ids(connection: Any) -> None:
@@ -246,6 +259,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "ask_only": {"heliograph_agents.supervisor": ask_only},
     "believe_the_balancer": {"heliograph_agents.link": believe_the_balancer},
     "blind_watchdog": {"heliograph_agents.watchdog": blind_watchdog},
+    "forget_empty_polls": {"heliograph_agents.agent": forget_empty_polls},
     "give_up": {"heliograph_agents.link": give_up},
     "heartbeat_in_the_flow": {"heliograph_agents.shipping": heartbeat_in_the_flow},
     "kill_when_away": {"heliograph_agents.supervisor": kill_when_away},
