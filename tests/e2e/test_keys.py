@@ -20,7 +20,8 @@ FLOW = """
 
     @task
     def act():
-        pathlib.Path({mark!r}).open("a").write("ran\\n")
+        with pathlib.Path({mark!r}).open("a") as mark:
+            mark.write("ran\\n")
 
     with Flow({name!r}) as flow:
         act()
