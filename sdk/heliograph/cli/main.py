@@ -34,6 +34,7 @@ MANIFEST = {
     "projects": Entry("heliograph.cli.projects:projects", "Namespaces of flows.", _SET),
     "tokens": Entry("heliograph.cli.tokens:tokens", "Tokens of users and services.", _SET),
     "keys": Entry("heliograph.cli.keys:keys", "Sign what you register; say whose flows agents run.", _SET),
+    "doctor": Entry("heliograph.cli.doctor:doctor", "Find out why a control plane or storage is not reached.", _SET),
     "config": Entry("heliograph.cli.config:config", "Settings, and where each one comes from.", _SET),
     "version": Entry("heliograph.cli.version:version", "Versions of this client and of the control plane.", _SET),
 }  # fmt: skip
