@@ -18,7 +18,7 @@ from heliograph.cli.text import clean, paint, use_color
     cls=Command,
     examples="""
     heliograph doctor
-    heliograph --address heliograph.example.org:4480 doctor --storage s3://bundles/prod
+    heliograph doctor --storage s3://bundles/prod
     heliograph doctor --image registry.internal/flows/base:3 -o json
     """,
 )

@@ -27,6 +27,7 @@ MANIFEST = {
     "schedules": Entry("heliograph.cli.schedules:schedules", "Schedules: list, pause, resume, preview.", _LOOK),
     "errors": Entry("heliograph.cli.errors:errors", "Texts of failures, from your own storage.", _LOOK),
     "results": Entry("heliograph.cli.results:results", "Where the results of a run are, from your own storage.", _LOOK),
+    "labels": Entry("heliograph.cli.labels:labels", "Which agents could run a run, and what others lack.", _LOOK),
     "agents": Entry("heliograph.cli.agents:agents", "Start agents, and see those that are there.", _HOST),
     "server": Entry("heliograph_control_plane.cli:server", "Run a control plane.", _HOST),
     "dev": Entry("heliograph.cli.dev:dev", "Control plane and local agent on this machine, for development.", _HOST),
@@ -35,6 +36,7 @@ MANIFEST = {
     "tokens": Entry("heliograph.cli.tokens:tokens", "Tokens of users and services.", _SET),
     "keys": Entry("heliograph.cli.keys:keys", "Sign what you register; say whose flows agents run.", _SET),
     "doctor": Entry("heliograph.cli.doctor:doctor", "Find out why a control plane or storage is not reached.", _SET),
+    "secrets": Entry("heliograph.cli.secrets:secrets", "Secrets of this machine, by name.", _SET),
     "config": Entry("heliograph.cli.config:config", "Settings, and where each one comes from.", _SET),
     "version": Entry("heliograph.cli.version:version", "Versions of this client and of the control plane.", _SET),
 }  # fmt: skip
@@ -42,7 +44,7 @@ MANIFEST = {
 ALIASES = {
     "flow": "flows", "flow-runs": "runs", "flow-run": "runs", "error": "errors", "result": "results",
     "agent": "agents", "project": "projects", "schedule": "schedules",
-    "token": "tokens", "key": "keys",
+    "token": "tokens", "key": "keys", "secret": "secrets", "label": "labels",
 }  # fmt: skip
 
 

@@ -94,11 +94,16 @@ def _ended(answer: Explanation, who: str, graph: flow_service_pb2.Graph) -> list
 
 
 def _agents(answer: Explanation) -> list[str]:
-    """Returns a line for each agent: whether it fits, and what it lacks."""
+    """Returns the agents where they say why a run waits."""
     from heliograph.api.v1 import flow_run_service_pb2 as pb
 
     if answer.situation in (pb.SITUATION_FINISHED, pb.SITUATION_RUNNING, pb.SITUATION_NOT_DUE):
         return []
+    return agent_lines(answer)
+
+
+def agent_lines(answer: Explanation) -> list[str]:
+    """Returns a line for each agent: whether it fits, and what it lacks."""
     lines = []
     for match in answer.agents[:MAX_AGENTS]:
         lacks = [f"lacks label {label}" for label in match.missing_labels]
