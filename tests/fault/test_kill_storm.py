@@ -98,7 +98,7 @@ TWINS = [
     # A store that answers before it commits.
     (
         "storm_answer_first",
-        Plan(runs=4, script=((0, "answering control plane"),) * 2, patience=6),
+        Plan(runs=4, script=((0, "answering control plane"),), patience=5),
         "is lost|was given to",
     ),
 ]

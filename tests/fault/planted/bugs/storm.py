@@ -117,7 +117,7 @@ def answer_first(writer: Any) -> None:
         outcomes = execute(self, transaction, calls)
         if all(call.group is not None for call in calls):  # tokens above all are kept: nobody could begin
             self._answer(outcomes, None)
-            time.sleep(0.5)
+            time.sleep(1.0)
         return outcomes
 
     writer.Writer._execute = careless
