@@ -37,12 +37,19 @@ class NoAnswerError(Exception):
     """The call may have taken effect, or not."""
 
 
+class NotMadeError(Exception):
+    """The call cannot be made: nobody has what it takes."""
+
+
 class Target(Protocol):
     """Carries calls out. Answers are words, as `lease_spec` has them; for `claim` epochs by run, for `reap` words by
     run, for `create` the run's id."""
 
     def call(self, name: str, run: str, **given: Any) -> Any:
-        """Raises NoAnswerError when the answer never came."""
+        """Raises NoAnswerError when the answer never came, NotMadeError when nothing was asked."""
+
+    def doubled(self) -> bool:
+        """True when this thread's last call may take effect a second time."""
 
 
 @dataclass
@@ -70,10 +77,12 @@ class History:
         calls = []
         # A claim that did not give the run says something about it only when its request gave it another time.
         gave = {c.given["request"] for _, c in self.calls if c.name == "claim" and c.answered and run in c.answer}
+        made = {c.given["request"] for _, c in self.calls if c.name == "create" and c.answered and c.answer == run}
         for target, call in self.calls:
             if call.name == "create":
-                if call.answered and call.answer == run:
-                    calls.append(Call(call.name, {}, "created", call.begin, call.end))
+                if call.given["request"] in made:
+                    answer = "created" if call.answered else None
+                    calls.append(Call(call.name, {}, answer, call.begin, call.end))
             elif call.name in ("claim", "reap"):
                 told = call.answer.get(run) if call.answered else None
                 if told is not None or not call.answered or call.name == "reap" or call.given["request"] in gave:
@@ -109,6 +118,7 @@ class Client(threading.Thread):
         self._random = random.Random(f"{seed}/{number}")
         self._target, self._history, self._shared = target, history, shared
         self._requests: list[str] = []
+        self._asked = 0.0
         self._creations: list[str] = []
         self.failure: BaseException | None = None
 
@@ -150,9 +160,12 @@ class Client(threading.Thread):
             self._history.runs.append(run)
 
     def _claim(self) -> None:
-        again = self._requests and self._random.random() < 0.35
-        request = self._requests[-1] if again else f"r{next(_ids)}"
-        self._requests.append(request)
+        # A lease is given again while it waits to be accepted, which is 30 s where time is real.
+        again = self._requests and self._random.random() < 0.35 and time.monotonic() < self._asked + 10
+        if not again:
+            self._requests.append(f"r{next(_ids)}")
+            self._asked = time.monotonic()
+        request = self._requests[-1]
         given = self._do("claim", "", agent=self.agent, request=request, now=self._shared.now())
         for run, epoch in (given or {}).items():
             if (run, self.agent, epoch) not in self._history.leases:
@@ -184,7 +197,11 @@ class Client(threading.Thread):
             end = time.monotonic()
         except NoAnswerError:
             answer, end = None, NEVER
+        except NotMadeError:
+            return None
         self._history.calls.append((run, Call(name, given, answer, begin, end)))
+        if self._target.doubled():
+            self._history.calls.append((run, Call(name, given, None, begin, NEVER)))
         return answer
 
 
@@ -279,6 +296,10 @@ class StoreTarget:
             return "not found"
         except SequenceGapError as error:
             return f"gap {error.metadata['expected_sequence']}"
+
+    def doubled(self) -> bool:
+        """See `Target`."""
+        return False
 
     @staticmethod
     def _create(store: SqlStore, _: str, request: str) -> str:
