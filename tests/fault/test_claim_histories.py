@@ -1,5 +1,5 @@
-"""Claims, leases and events over gRPC look as if they had come one after another, though answers are lost and requests
-arrive twice: histories of concurrent clients, checked run by run.
+"""Claims, leases and events over gRPC look as if they had come one after another, though answers are lost, requests
+arrive twice and the control plane is killed: histories of concurrent clients, checked run by run.
 
 Over the store itself, and against planted bugs: `tests/contract/store/test_linearizability.py`.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from tests.contract.store import variants
 from tests.contract.store.helpers import Clock
 from tests.contract.store.histories import MOST, NoAnswerError, NotMadeError, record
-from tests.support.control_plane import channel, control_plane
+from tests.support.control_plane import ControlPlaneProcess, channel, control_plane, control_plane_process
 from tests.support.figures import Figure
 from tests.support.forms import forms
 from tests.support.grpc_proxy import Fault, GrpcProxy
@@ -32,7 +32,7 @@ from heliograph.api.v1 import flow_service_pb2 as flows_pb
 from heliograph.api.v1 import project_service_pb2 as projects_pb
 from heliograph.api.v1 import run_reporting_service_pb2 as reporting_pb
 from heliograph.api.v1 import run_reporting_service_pb2_grpc as reporting_grpc
-from heliograph.client.errors import to_error
+from heliograph.client.errors import is_from_control_plane, to_error
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import (
     DeadlineExceededError,
@@ -66,12 +66,13 @@ class GrpcTarget:
         proxy: What they go through.
         token: The administrator's token.
         seed: Decides which calls suffer.
+        up: Set while the control plane runs.
     """
 
-    def __init__(self, stack: ExitStack, proxy: GrpcProxy, token: str, seed: int) -> None:
+    def __init__(self, stack: ExitStack, proxy: GrpcProxy, token: str, seed: int, up: threading.Event) -> None:
         self.api = Api(stack, Through(proxy.address, token), token)
         self.spoiled = 0
-        self._proxy = proxy
+        self._proxy, self._up = proxy, up
         self._stack = stack
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -98,8 +99,8 @@ class GrpcTarget:
         except SequenceGapError as error:
             return f"gap {error.metadata['expected_sequence']}"
         except UnauthenticatedError:
-            # The token of a lease that was given back ends with its run: nothing was asked.
-            # One of two that arrived may have been in time all the same.
+            # The token of a lease that was given back ends with its run, and a control plane that was started anew
+            # mints another one in place of an unused one. One of two that arrived may have been in time all the same.
             raise (NoAnswerError if self._own.doubled else NotMadeError) from None
         except (UnavailableError, DeadlineExceededError):
             raise NoAnswerError from None
@@ -119,7 +120,10 @@ class GrpcTarget:
             try:
                 return getattr(stub, method)(request, timeout=SECONDS)
             except grpc.RpcError as error:
-                raise to_error(error) from None
+                if is_from_control_plane(error):
+                    raise to_error(error) from None
+                assert self._up.wait(120), "the control plane came back"
+                raise NoAnswerError from None
 
     def _create(self, _: str, request: str) -> str:
         new = runs_pb.CreateFlowRunRequest(parent="projects/p", flow="projects/p/flows/etl", request_id=request)
@@ -187,13 +191,15 @@ def prepare(api: Api) -> None:
     api.flows.RegisterFlowVersion(new)
 
 
-def histories(address: str, token: str, count: int, clients: int, calls: int) -> tuple[str, list[str]]:
+def histories(
+    address: str, token: str, count: int, clients: int, calls: int, up: threading.Event
+) -> tuple[str, list[str]]:
     """Records histories until one cannot have happened; returns figures, and what is wrong."""
     made = spoiled = 0
     with GrpcProxy(address) as proxy:
         for seed in range(count):
             with ExitStack() as stack:
-                target = GrpcTarget(stack, proxy, token, seed)
+                target = GrpcTarget(stack, proxy, token, seed, up)
                 if seed == 0:
                     prepare(target.api)
 
@@ -211,11 +217,36 @@ def histories(address: str, token: str, count: int, clients: int, calls: int) ->
     return f"{count} histories, {clients} clients, {made:,} calls, {spoiled:,} of them spoiled", []
 
 
+@contextmanager
+def killer(plane: ControlPlaneProcess, up: threading.Event, seconds: float) -> Iterator[list[int]]:
+    """Kills the control plane and starts it again, every few seconds; yields how often."""
+    kills: list[int] = []
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(seconds):
+            up.clear()
+            plane.kill()
+            plane.start()
+            up.set()
+            kills.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield kills
+    finally:
+        over.set()
+        thread.join(120)
+
+
 def calm(folder: Path, count: int, clients: int, calls: int) -> tuple[str, list[str]]:
     """Histories over a control plane that stays, and whose time stands still."""
+    up = threading.Event()
+    up.set()
     with control_plane(folder) as plane:
         plane.plane.store._database._clock = Clock()  # type: ignore[attr-defined]
-        return histories(plane.address, plane.token, count, clients, calls)
+        return histories(plane.address, plane.token, count, clients, calls, up)
 
 
 @forms("count,clients,calls", quick=(4, 6, 60), full=(200, 8, 200), seconds=7_200)
@@ -225,6 +256,21 @@ def test_histories_through_a_faulty_network_are_linearizable(
     told, found = calm(tmp_path, count, clients, calls)
     assert not found, "\n".join(found)
     figure(f"over gRPC: {told}: 0 violations")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize(("count", "clients", "calls"), [(100, 8, 160)])
+def test_histories_over_kills_of_the_control_plane_are_linearizable(
+    tmp_path: Path, count: int, clients: int, calls: int, figure: Figure
+) -> None:
+    up = threading.Event()
+    up.set()
+    with control_plane_process(tmp_path) as plane, killer(plane, up, 5) as kills:
+        told, found = histories(plane.address, plane.token, count, clients, calls, up)
+    assert not found, "\n".join(found)
+    assert kills
+    figure(f"over gRPC: {told}, {len(kills)} kills of the control plane: 0 violations")
 
 
 def test_an_end_that_is_overwritten_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
