@@ -85,8 +85,8 @@ def parameters_in_a_column(flow_runs: Any) -> None:
     """The store gets the parameters once more, packed, in a column that holds digests."""
     request_key = flow_runs.request_key
 
-    def careless(method: str, request: Any) -> Any:
-        key = request_key(method, request)
+    def careless(method: str, request: Any, path: str = "") -> Any:
+        key = request_key(method, request, path)
         packed = zlib.compress(request.parameters_json.encode())
         return replace(key, fingerprint=packed)
 
