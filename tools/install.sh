@@ -65,6 +65,8 @@ case "${1:-}" in
     command -v setpriv >/dev/null || missing+=(util-linux)
     PATH=$PATH:/usr/sbin command -v dockerd >/dev/null || missing+=(docker.io)
     command -v docker-registry >/dev/null || missing+=(docker-registry)
+    PATH=$PATH:/usr/sbin command -v nginx >/dev/null || missing+=(nginx-light) # Git over HTTP
+    PATH=$PATH:/usr/sbin command -v fcgiwrap >/dev/null || missing+=(fcgiwrap)
     command -v busybox >/dev/null || missing+=(busybox-static)
     PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(gcc libc6-dev) # failing disks are a library that the tests compile

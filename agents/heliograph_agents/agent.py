@@ -34,7 +34,7 @@ from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, Launcher, Liveness
 from heliograph_agents.link import AgentRefusedError, Link, Pause
 from heliograph_agents.offers import Offers
-from heliograph_agents.performer import Performer, Stub, spec_of
+from heliograph_agents.performer import Performer, Stub, spec_of, with_own_launch
 from heliograph_agents.tracker import (
     Adopted,
     Asked,
@@ -360,7 +360,7 @@ class Agent:
         _log.info("leased %s (%s), attempt %d", lease.flow_run.run_name, lease.flow_run.name, lease.attempt)
         self._offers.note(*key)
         self._trackers[key] = Tracker(*key)
-        self._feed(key, Offered(spec))
+        self._feed(key, Offered(with_own_launch(spec)))
 
     async def _free_slots(self) -> int:
         """Returns the number of free slots, when there is one and launches are not suspended."""

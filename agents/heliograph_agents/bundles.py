@@ -14,6 +14,7 @@ from heliograph.exceptions import BundleChangedError
 from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Manifest, from_reference
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.load import preflight
+from heliograph.storage.own_launch import complete
 from heliograph.utilities.files import write_atomically
 from heliograph_agents.launcher import BundleSpec
 from heliograph_agents.run_directory import LaunchRecord
@@ -30,12 +31,14 @@ class Ready:
         settings: The launch settings.
         failure_text: What of a failure's text may cross: the stricter of the flow's wish and the agent's limit.
         log_mode: The same for log lines.
+        remarks: What whoever reads the run's output should know of where the bundle came from.
     """
 
     bundle: Path
     settings: LaunchSettings
     failure_text: str
     log_mode: str
+    remarks: tuple[str, ...] = ()
 
     def message(self) -> dict[str, Any]:
         """Returns what the flow process is told."""
@@ -63,7 +66,8 @@ def prepare(record: LaunchRecord) -> Ready:
             f"the control plane names image {spec.image or 'none'}, the launch settings {settings.image or 'none'}",
             hint="The author did not choose that image. Register the flow again.",
         )
-    folder = from_reference(spec.storage, spec.location, host=spec.host).fetch(_reference(spec), cache)
+    storage = from_reference(spec.storage, spec.location, host=spec.host)
+    folder = storage.fetch(_reference(spec), cache)
     manifest = manifest_of(folder)
     _compare(record, manifest)
     preflight(manifest)
@@ -72,6 +76,7 @@ def prepare(record: LaunchRecord) -> Ready:
         settings,
         failure_text=stricter(settings.failure_text, agent.failure_text),
         log_mode=stricter(settings.log_mode, agent.log_mode),
+        remarks=tuple(storage.remarks()),
     )
 
 
@@ -99,11 +104,16 @@ def _launch_file(cache: Path, digest: str) -> Path:
 
 
 def settings_of(spec: BundleSpec, cache: Path) -> LaunchSettings:
-    """Returns the launch settings of a bundle, from the cache when it has them.
+    """Returns the launch settings of a bundle, with what the agent's own file says.
 
     Raises:
-        StorageError: They cannot be fetched, or are not those that were registered.
+        StorageError: They cannot be fetched, or are not those that were registered, or something is missing.
     """
+    return complete(_registered_settings(spec, cache), spec.own_launch, "launch/<project>/<flow>.toml at home")
+
+
+def _registered_settings(spec: BundleSpec, cache: Path) -> LaunchSettings:
+    """Returns them from the cache when it has them."""
     path = _launch_file(cache, spec.launch_digest)
     with contextlib.suppress(OSError):
         return LaunchSettings.from_json(path.read_bytes(), spec.launch_digest)

@@ -18,7 +18,11 @@ from heliograph.storage import LaunchSettings
 
 @dataclass(frozen=True, slots=True)
 class BundleSpec:
-    """Where the flow's bundle is and which bytes it must have: `BundleReference` of the API, and the image."""
+    """Where the flow's bundle is and which bytes it must have: `BundleReference` of the API, and the image.
+
+    `own_launch` is what this agent's own file says of the flow's launch settings. It goes with the attempt to wherever
+    its supervisor runs.
+    """
 
     storage: str
     location: str
@@ -30,6 +34,7 @@ class BundleSpec:
     image: str = ""
     signature_hex: str = ""
     signing_key_id: str = ""
+    own_launch: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

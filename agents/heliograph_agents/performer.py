@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from heliograph.api.v1.states_pb2 import Failure
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import (
     HeliographError,
+    LaunchSettingsError,
     LeaseLostError,
     NotFoundError,
     PermissionDeniedError,
@@ -41,6 +43,7 @@ from heliograph.reporting.batches import (
     log_request,
 )
 from heliograph.reporting.lanes import LOGS, STATES, LaneReader
+from heliograph.storage.own_launch import own_launch_text
 from heliograph_agents import door
 from heliograph_agents.ended import End, Ended
 from heliograph_agents.gate import Gate
@@ -371,6 +374,17 @@ def spec_of(lease: pb.FlowRunLease) -> RunSpec:
         scheduled_time_micros=run.scheduled_time.ToMicroseconds(),
         labels=tuple(run.labels),
     )
+
+
+def with_own_launch(spec: RunSpec) -> RunSpec:
+    """Returns the spec with what this agent's own file says of the flow's launch settings."""
+    _, project, _, flow, *_ = spec.flow_version.split("/")
+    try:
+        text = own_launch_text(project, flow)
+    except LaunchSettingsError as error:
+        _log.error("%s", error)
+        text = "unreadable"  # no TOML: the run is refused where settings are put together, with its reason
+    return replace(spec, bundle=replace(spec.bundle, own_launch=text)) if text else spec
 
 
 def _failure(reason: FailureCode, exit_code: int | None, signal: int | None) -> Failure:

@@ -199,6 +199,7 @@ def _is_below(spec: RunSpec, allowed: str) -> bool:
     location = spec.bundle.location
     if ".." in location.split("/"):
         return False
+    location = location.partition("#")[0]  # a repository's; what follows is the commit and what is in it
     kind, colon, rest = allowed.partition(":")
     if colon and not rest.startswith("//") and kind == spec.bundle.storage:
         allowed = rest

@@ -298,6 +298,8 @@ class _Supervisor:
             self._send_go(ready)
 
     def _send_go(self, ready: Ready) -> None:
+        for remark in ready.remarks:
+            self._post(partial(self._output.write, f"heliograph: {remark}\n".encode()))
         self._control.send({"go": ready.message()})
 
     def _refuse(self, error: StorageError) -> None:

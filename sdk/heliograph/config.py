@@ -134,6 +134,14 @@ class StorageConfig:
     cache_limit_bytes: int = _doc(
         "Size of the cache of fetched bundles; the ones unused longest go first.", 2 * 1024**3
     )
+    tokens: tuple[str, ...] = _doc(
+        "Which secret is the login at which host, `git.example.org=GIT_TOKEN`; a host may have a path's beginning.", ()
+    )
+    git_protocols: tuple[str, ...] = _doc(
+        "Protocols that Git storage may use: https, ssh, http, file. http to this machine is always allowed.",
+        ("https", "ssh"),
+    )
+    git_timeout_seconds: float = _doc("Limit of one command of Git storage.", 300.0)
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")
 
 

@@ -255,6 +255,12 @@ class PolicyError(StorageError):
     failure = "POLICY"
 
 
+class LaunchSettingsError(StorageError):
+    """Launch settings are missing, or cannot be told to the agent this way."""
+
+    failure = "LAUNCH_SETTINGS"
+
+
 class ResultStoreError(HeliographError):
     """A result could not be written or read."""
 

@@ -7,7 +7,7 @@ is. The ledger itself never passes the control plane.
 from __future__ import annotations
 
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,7 @@ def open_run(client: Client, run: flow_run_service_pb2.FlowRun) -> RunLedger:
     from heliograph.ledger import LedgerReader, LocalLedgerStore, open_store
     from heliograph.storage import BundleFormat, BundleRef, from_reference
     from heliograph.storage.base import ObjectMissingError
+    from heliograph.storage.own_launch import complete, own_launch_path, own_launch_text
 
     version = client.get_flow_version(run.flow_version)
     bundle = version.bundle
@@ -145,6 +146,11 @@ def open_run(client: Client, run: flow_run_service_pb2.FlowRun) -> RunLedger:
         if _is_elsewhere(bundle.host):
             raise _not_here(run_id, bundle.host, bundle.location) from None
         raise
+    if "ledger" in launch.from_agent:
+        _, project, _, flow, *_ = run.flow_version.split("/")
+        launch = complete(
+            replace(launch, from_agent=("ledger",)), own_launch_text(project, flow), str(own_launch_path(project, flow))
+        )
     store = open_store(launch.ledger)
     if isinstance(store, LocalLedgerStore) and run.HasField("start_time") and not store.names(run_id):
         # It was written by the process of the run, on its agent's host.

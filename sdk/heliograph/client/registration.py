@@ -297,7 +297,8 @@ def _check(request: flow_service_pb2.RegisterFlowVersionRequest) -> None:
 
 def _took(report: BundleReport) -> str:
     named = report.largest if report.files <= len(report.largest) else []
-    return (", ".join(sorted(path for path, _ in named)) or f"from {report.root}") + f": {report.how}"
+    where = ", ".join(sorted(path for path, _ in named)) or ("" if report.root is None else f"from {report.root}")
+    return f"{where}: {report.how}" if where else report.how
 
 
 def _left(report: BundleReport) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from heliograph.exceptions import StorageError
 from heliograph.storage.base import BundleRef, Storage
@@ -11,10 +13,14 @@ from heliograph.storage.local import Local
 from heliograph.storage.manifest import BundleFormat, Manifest
 from heliograph.storage.s3 import S3
 
+if TYPE_CHECKING:
+    from heliograph.storage.git import Git
+
 __all__ = [
     "S3",
     "BundleFormat",
     "BundleRef",
+    "Git",
     "LaunchSettings",
     "Local",
     "Manifest",
@@ -23,6 +29,15 @@ __all__ = [
     "launch_settings",
 ]
 
+_LATE = {"Git": "heliograph.storage.git"}
+"""Imported when asked for: they need what most flows do not."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
+
 
 def from_reference(
     storage: str, location: str, client_options: Mapping[str, str] | None = None, *, host: str = ""
@@ -30,8 +45,8 @@ def from_reference(
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind, `local` or `s3`.
-        location: A folder, or `s3://bucket/prefix`.
+        storage: Kind: `local`, `s3`, `git`.
+        location: A folder, `s3://bucket/prefix`, or a repository's address with what of it is meant.
         client_options: Keyword arguments of `boto3.client`; by default this machine's own settings are used.
         host: The host that has the folder, for messages.
 
@@ -40,6 +55,10 @@ def from_reference(
     """
     if storage == Local.kind:
         return Local(location, host=host)
+    if storage == "git":
+        from heliograph.storage.git import Git
+
+        return Git.at(location, host)
     if storage == S3.kind:
         scheme, _, rest = location.partition("://")
         bucket, _, prefix = rest.partition("/")

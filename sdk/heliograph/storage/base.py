@@ -179,6 +179,10 @@ class Storage:
 
         return fetch_into(Path(cache_dir), ref.digest, lambda: self.fetch_manifest(ref), self._open_archive)
 
+    def remarks(self) -> Sequence[str]:
+        """Returns what whoever reads the run's output should know of the last fetch."""
+        return ()
+
     def _open_archive(self, manifest: Manifest) -> BinaryIO:
         limit = config().storage.hard_limit_bytes
         if manifest.size_bytes > limit:

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
     from heliograph.core.flow import Flow
 
-__all__ = ["Bundle", "build_bundle"]
+__all__ = [
+    "Bundle",
+    "Source",
+    "build_bundle",
+    "find_source",
+    "module_name",
+    "not_in_a_file",
+    "remarks",
+    "report_sizes",
+    "search_path",
+    "unless_renamed",
+]
 
 _PRODUCT = Path(__file__).resolve().parents[1]
 _pickling = threading.Lock()
@@ -73,18 +84,11 @@ def build_bundle(
     from heliograph.engine.graph import compile_flow
 
     graph_hash = compile_flow(flow).graph_hash()
-    made_as = getattr(flow, "_made_as", flow.name)
-    if not pickle and flow.name != made_as:
-        raise StorageError(
-            f"the flow {made_as!r} was renamed to {flow.name!r} after it was made: its file makes no flow of that name",
-            hint=f"Make it under that name, Flow({flow.name!r}), or register it with pickle=True.",
-        )
-    source = _find_source(flow, Path(flow_file).resolve() if flow_file is not None else None)
+    if not pickle:
+        unless_renamed(flow)
+    source = find_source(flow, Path(flow_file).resolve() if flow_file is not None else None)
     if source is None and not pickle:
-        raise StorageError(
-            f"the flow {flow.name!r} is not in a file: it was made in a notebook, at a prompt, or inside a function",
-            hint="Register it with pickle=True, or move it to a .py file, at the top level.",
-        )
+        raise not_in_a_file(flow)
     root, whole = (None, False) if source is None else _root(source.file, project_root)
     meant = root is not None and (project_root is not None or is_marked(root))
     written = [*leave_out, *_written_folders(flow)]
@@ -98,34 +102,58 @@ def build_bundle(
         FileEntry(path, hashlib.sha256(data).hexdigest(), len(data), path in executable)
         for path, data in sorted(contents.items())
     )
-    _report_sizes(report, files)
+    report_sizes(report, files)
     entrypoint = source.file.relative_to(root).as_posix() if source is not None and root is not None else ""
-    folders = _sys_path(root, source.file) if source is not None and root is not None else ()
+    folders = search_path(root, source.file) if source is not None and root is not None else ()
     own = [path for _, path in imported_modules(root)] if root is not None else []
     manifest = Manifest(
         flow=flow.name,
         format=BundleFormat.PICKLE if pickle else BundleFormat.SOURCE,
         entrypoint=entrypoint,
-        module=_module_name(source.module, entrypoint, folders) if source is not None else "",
+        module=module_name(source.module, entrypoint, folders) if source is not None else "",
         sys_path=folders,
         graph_hash=graph_hash,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         implementation=sys.implementation.name,
         cloudpickle=importlib.metadata.version("cloudpickle") if pickle else "",
-        requirements=imported_distributions({*own, source.file}, _own_names(own)) if source is not None else {},
+        requirements=imported_distributions({*own, source.file}, own_names(own)) if source is not None else {},
         files=files,
-        info=_info(root),
+        info=remarks(root),
     )
     return Bundle(manifest, contents, report)
 
 
+def unless_renamed(flow: Flow) -> None:
+    """Refuses a flow whose file makes none of its name.
+
+    Raises:
+        StorageError: It was renamed.
+    """
+    made_as = getattr(flow, "_made_as", flow.name)
+    if flow.name != made_as:
+        raise StorageError(
+            f"the flow {made_as!r} was renamed to {flow.name!r} after it was made: its file makes no flow of that name",
+            hint=f"Make it under that name, Flow({flow.name!r}), or register it with pickle=True.",
+        )
+
+
+def not_in_a_file(flow: Flow) -> StorageError:
+    """Returns the error for a flow that no file has."""
+    return StorageError(
+        f"the flow {flow.name!r} is not in a file: it was made in a notebook, at a prompt, or inside a function",
+        hint="Register it with pickle=True, or move it to a .py file, at the top level.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
+    """The file that defines a flow, and the module it was loaded as."""
+
     file: Path
     module: ModuleType | None
 
 
-def _find_source(flow: Flow, given: Path | None) -> _Source | None:
+def find_source(flow: Flow, given: Path | None) -> Source | None:
     """Finds the module that has the flow, else the file whose code is calling: `flow.register()` at its top level."""
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
@@ -134,16 +162,16 @@ def _find_source(flow: Flow, given: Path | None) -> _Source | None:
         if any(value is flow for value in list(vars(module).values())):
             path = Path(file).resolve()
             if path.is_file() and given in (None, path):
-                return _Source(path, module)
+                return Source(path, module)
     if given is not None:
-        return _Source(given, None)
+        return Source(given, None)
     frame = sys._getframe()  # noqa: SLF001 (the documented way to look at callers)
     while frame.f_back is not None:
         frame = frame.f_back
         path = Path(frame.f_code.co_filename).resolve()
         if not path.is_relative_to(_PRODUCT) and frame.f_code.co_name == "<module>" and path.is_file():
             if any(value is flow for value in list(frame.f_globals.values())):
-                return _Source(path, sys.modules.get(str(frame.f_globals.get("__name__"))))
+                return Source(path, sys.modules.get(str(frame.f_globals.get("__name__"))))
             return None
     return None
 
@@ -178,7 +206,8 @@ def _collect(file: Path, root: Path, whole: bool, meant: bool, written: list[Pat
     return collected
 
 
-def _report_sizes(report: BundleReport, files: tuple[FileEntry, ...]) -> None:
+def report_sizes(report: BundleReport, files: tuple[FileEntry, ...]) -> None:
+    """Writes into the report how large the bundle is, and warns of a large one."""
     report.files = len(files)
     report.size_bytes = sum(entry.size for entry in files)
     largest = sorted(files, key=lambda entry: entry.size, reverse=True)[:3]
@@ -198,7 +227,7 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"{path} cannot be read: {error}") from error
 
 
-def _sys_path(root: Path, file: Path) -> tuple[str, ...]:
+def search_path(root: Path, file: Path) -> tuple[str, ...]:
     """Returns the folders of the project that Python searches here, the flow's own first as in `python flow.py`."""
     folders = [file.parent]
     for entry in sys.path:
@@ -211,7 +240,7 @@ def _sys_path(root: Path, file: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys("" if part == "." else part for part in kept))
 
 
-def _module_name(module: ModuleType | None, entrypoint: str, folders: tuple[str, ...]) -> str:
+def module_name(module: ModuleType | None, entrypoint: str, folders: tuple[str, ...]) -> str:
     """Returns the name under which the file was imported, or would be where it was run as a script."""
     if module is not None and module.__name__ != "__main__":
         name = module.__name__
@@ -228,7 +257,7 @@ def _path_of(name: str, folder: str) -> str:
     return f"{folder}/{path}" if folder else path
 
 
-def _own_names(files: list[Path]) -> frozenset[str]:
+def own_names(files: list[Path]) -> frozenset[str]:
     return frozenset(part for path in files for part in (path.stem, path.parent.name))
 
 
@@ -264,7 +293,8 @@ def _by_value(root: Path | None) -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _info(root: Path | None) -> dict[str, str]:
+def remarks(root: Path | None) -> dict[str, str]:
+    """Returns what a manifest says for people."""
     told = {
         "python": platform.python_version(),
         "platform": sys.platform,

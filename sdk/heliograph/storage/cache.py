@@ -21,10 +21,11 @@ from heliograph.storage.archive import extract, verify_folder
 from heliograph.storage.manifest import Manifest, digest_hex
 from heliograph.utilities.files import disk_failed, write_atomically
 
-__all__ = ["fetch_into", "manifest_of", "prune"]
+__all__ = ["fetch_into", "locked", "manifest_of", "prune", "prune_mirrors"]
 
 _KEEP_SECONDS = 24 * 3600
 """A folder used within this time is never removed: a run that lasts long may still import from it."""
+_MIRROR_SECONDS = 30 * 24 * 3600
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -51,7 +52,7 @@ def fetch_into(
     folder = cache_dir.absolute() / "bundles" / digest_hex(digest)
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{folder.name}.lock")):
+        with locked(folder.with_name(f"{folder.name}.lock")):
             if not _is_right(folder):
                 _extract(folder, fetch_manifest(), open_archive)
                 prune(cache_dir, keep=folder)
@@ -84,6 +85,13 @@ def prune(cache_dir: Path, keep: Path | None = None) -> list[Path]:
         total -= size
         removed.append(folder)
     return removed
+
+
+def prune_mirrors(cache_dir: Path) -> None:
+    """Removes mirrors of repositories that were unused for a month: they can be fetched again."""
+    for lock in (cache_dir.absolute() / "git").glob("*.lock"):
+        if time.time() - lock.stat().st_mtime > _MIRROR_SECONDS:
+            _remove(lock.with_suffix(""))
 
 
 def _is_right(folder: Path) -> bool:
@@ -122,7 +130,7 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds a lock that other processes see; it ends with the process, and its time says when the bundle was used."""
     with path.open("a+b") as stream:
         if sys.platform == "win32":

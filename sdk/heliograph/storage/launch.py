@@ -38,6 +38,8 @@ class LaunchSettings:
         start_timeout_seconds: How long its infrastructure may take to start; 0 means the agent's.
         options: What else its kind of launcher is asked for, as JSON: networks, a job template, a role. Each launcher
             documents and checks its own.
+        from_agent: Names of what the agent's own file must give: `env.API_KEY`, `options.networks`, `working_dir`,
+            `ledger`. See `heliograph.storage.own_launch`.
         salt: Random text kept in the storage. It makes the digest, which is told, useless for guessing values.
     """
 
@@ -53,6 +55,7 @@ class LaunchSettings:
     log_mode: str = ""
     start_timeout_seconds: int = 0
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    from_agent: tuple[str, ...] = ()
     salt: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +94,8 @@ class LaunchSettings:
             version = document.pop("version")
             if version != VERSION or document.keys() - {item.name for item in fields(cls)}:
                 raise StorageError("the launch settings are of a newer format", hint="Upgrade heliograph here.")
-            document["labels"] = tuple(document["labels"])
+            for name in ("labels", "from_agent"):
+                document[name] = tuple(document.get(name, ()))
             return cls(**document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"the launch settings are malformed: {error}") from error

@@ -17,7 +17,16 @@ from typing import Any
 
 from heliograph.exceptions import BundleChangedError, InvalidArgumentError, StorageError
 
-__all__ = ["MAX_FILES", "PICKLE_PATH", "BundleFormat", "FileEntry", "MalformedManifestError", "Manifest", "digest_hex"]
+__all__ = [
+    "MAX_FILES",
+    "PICKLE_PATH",
+    "BundleFormat",
+    "FileEntry",
+    "MalformedManifestError",
+    "Manifest",
+    "digest_hex",
+    "is_path",
+]
 
 VERSION = 1
 RESERVED = ".heliograph"
@@ -26,6 +35,7 @@ PICKLE_PATH = f"{RESERVED}/flow.pickle"
 
 MAX_FILES = 20_000
 _HEX = re.compile(r"[0-9a-f]{64}")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")  # control characters, Windows' marks, what is no Unicode
 
 
 class MalformedManifestError(StorageError):
@@ -205,9 +215,12 @@ def _size(value: Any) -> int:
     return value
 
 
+def is_path(value: str) -> bool:
+    """Returns True for a path that stays below the root on every platform, and can be written down."""
+    return all(part not in ("", ".", "..") for part in value.split("/")) and not _UNFIT.search(value)
+
+
 def _path(value: Any) -> str:
-    """Checks that a path stays below the root on every platform."""
-    parts = _text(value).split("/")
-    if any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\:]", value):
+    if not is_path(_text(value)):
         raise ValueError(f"{value!r} is no path below the bundle's root")
     return str(value)
