@@ -118,13 +118,12 @@ def verdict_on(flow: Flow, project: str, policy: Policy, *, pickle: bool | None 
     from heliograph.api.v1.flow_service_pb2 import BUNDLE_FORMAT_PICKLE, BUNDLE_FORMAT_SOURCE
     from heliograph.client.registration import describe_flow, sign
     from heliograph.storage import Local, launch_settings
-    from heliograph.storage.bundle import build_bundle
     from heliograph.storage.load import preflight
 
     storage = flow.storage if flow.storage is not None else Local()
     as_pickle = storage.pickle if pickle is None else pickle
     request = describe_flow(flow, project, storage)
-    bundle = build_bundle(flow, project_root=storage.project_root, pickle=as_pickle)
+    bundle = storage.make_bundle(flow, pickle=as_pickle)
     settings = launch_settings(flow, storage)
     reference = request.bundle
     reference.storage, reference.location, reference.host = storage.kind, storage.location, storage.host

@@ -191,9 +191,20 @@ def signal_group(group: int, number: int) -> None:
             os.killpg(group, number)
 
 
-def reap() -> dict[int, int]:
-    """Collects all children that have ended. Returns wait status by pid."""
-    return _reap()[0]
+def reap(only: int = 0) -> dict[int, int]:
+    """Collects children that have ended. Returns wait status by pid.
+
+    Args:
+        only: The one child to look at; all of them when 0. A library that waits for a child of its own would find it
+            gone, and Python's `subprocess` takes that for success.
+    """
+    if not only:
+        return _reap()[0]
+    try:
+        pid, status = os.waitpid(only, os.WNOHANG)
+    except ChildProcessError:
+        return {}
+    return {pid: status} if pid else {}
 
 
 def _reap() -> tuple[dict[int, int], bool]:

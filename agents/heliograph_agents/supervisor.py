@@ -169,6 +169,7 @@ class _Supervisor:
         self._evicted = False
         self._abandoned = False
         self._refusal: StorageError | None = None
+        self._fetching = False
         self._failure: FailureInfo | None = None
         self._memory_kills = processes.memory_kills()
         self._deadline: tuple[float, Callable[[], None]] | None = None
@@ -213,6 +214,7 @@ class _Supervisor:
         ):
             self._selector.register(descriptor, selectors.EVENT_READ, action)
         if not cached:
+            self._fetching = True
             threading.Thread(target=self._prepare, name="heliograph-prepare", daemon=True).start()
         self._on_child()
         while self._flow_status is None:
@@ -248,8 +250,12 @@ class _Supervisor:
         self._on_child()
 
     def _on_child(self) -> None:
-        """Reaps: the flow process, and orphans that became children of this subreaper."""
-        for pid, status in processes.reap().items():
+        """Reaps: the flow process, and orphans that became children of this subreaper.
+
+        While storage is fetched from, its programs are children as well, for which their callers wait. There are no
+        orphans then: the flow's code has not begun.
+        """
+        for pid, status in processes.reap(self._flow_pid if self._fetching else 0).items():
             if pid == self._flow_pid and self._flow_status is None:
                 self._flow_status = status
 
@@ -295,7 +301,10 @@ class _Supervisor:
             _log.exception("the bundle cannot be prepared")
             self._post(partial(self._refuse, StorageError(f"{type(error).__name__}: {error}")))
         else:
+            self._fetching = False
             self._send_go(ready)
+        finally:
+            self._fetching = False
 
     def _send_go(self, ready: Ready) -> None:
         for remark in ready.remarks:

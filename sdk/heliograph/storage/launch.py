@@ -95,7 +95,7 @@ class LaunchSettings:
             if version != VERSION or document.keys() - {item.name for item in fields(cls)}:
                 raise StorageError("the launch settings are of a newer format", hint="Upgrade heliograph here.")
             for name in ("labels", "from_agent"):
-                document[name] = tuple(document.get(name, ()))
+                document[name] = tuple(document[name])
             return cls(**document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"the launch settings are malformed: {error}") from error
