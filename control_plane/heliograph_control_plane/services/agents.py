@@ -8,11 +8,12 @@ from typing import Any
 
 from heliograph.api.contract import FieldViolation
 from heliograph.api.v1 import agent_service_pb2 as pb
-from heliograph.api.v1 import agent_service_pb2_grpc, options_pb2
+from heliograph.api.v1 import agent_service_pb2_grpc, options_pb2, states_pb2
 from heliograph.api.v1 import flow_run_service_pb2 as runs_pb
 from heliograph.exceptions import NotFoundError, PermissionDeniedError
 from heliograph_control_plane import calls
 from heliograph_control_plane.auth import bearer
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.errors import BadRequestError, bad_field
 from heliograph_control_plane.principals import repeatable_secret, run_token_id, token_text
@@ -74,9 +75,15 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             raise BadRequestError(found)
         agent = await self._acting(name)
         leases = await self._lease(agent, request, time.monotonic() + wait)
-        return pb.LeaseFlowRunsResponse(
-            leases=[_lease_message(lease) for lease in leases], spent=isinstance(leases, Spent)
-        )
+        answer = pb.LeaseFlowRunsResponse(spent=isinstance(leases, Spent))
+        for lease in leases:
+            try:
+                answer.leases.append(_lease_message(lease))
+            except DAMAGE as error:  # its version's row: the run cannot be had by anybody, the others can
+                tell_damage("flow_run", lease.flow_run.run_id, error)
+                failure = states_pb2.Failure(reason=states_pb2.FAILURE_REASON_LAUNCH_FAILED).SerializeToString()
+                await self._store.release_flow_run(name, lease.flow_run.run_id, lease.epoch, failure, 0)
+        return answer
 
     async def _lease(self, agent: Agent, request: pb.LeaseFlowRunsRequest, until: float) -> tuple[Lease, ...]:
         scope = calls.principal().scope

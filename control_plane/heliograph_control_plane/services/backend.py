@@ -12,6 +12,7 @@ from heliograph.api.v1 import flow_service_pb2 as flows_pb
 from heliograph.exceptions import NotFoundError
 from heliograph_control_plane import calls
 from heliograph_control_plane.auth import Authenticator
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.errors import bad_field
 from heliograph_control_plane.metrics import Metrics
 from heliograph_control_plane.store.interface import Store
@@ -181,8 +182,18 @@ async def gather(
         page = await fetch(min(at_once, size - len(messages)), token)
         token = page.next_token
         for item in page.items:
-            message = convert(item)
+            try:
+                message = convert(item)
+            except DAMAGE as error:
+                tell_damage(type(item).__name__, _key_of(item), error)
+                continue
             messages.append(message)
             taken += message.ByteSize()
         if not token or len(messages) >= size or taken > MAX_ANSWER_BYTES:
             return messages, token
+
+
+def _key_of(item: object) -> str:
+    """Returns what a record is known by, for the log: an id or a name, never a value of the user's."""
+    names = ("run_id", "project", "flow", "version", "task", "map_index", "name", "token_id")
+    return "/".join(str(getattr(item, name)) for name in names if hasattr(item, name))

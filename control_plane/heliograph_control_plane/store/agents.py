@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from heliograph.exceptions import HeliographError, IllegalTransitionError, NotFoundError
+from heliograph_control_plane.damage import DAMAGE, readable, tell_damage
 from heliograph_control_plane.domain.runs import ONLINE_WITHIN, Phase
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Query
@@ -72,8 +73,18 @@ def get_agent(connection: Connection, name: str, now: int) -> Agent:
 
 def get_agents(connection: Connection, names: Collection[str], now: int) -> list[Agent | HeliographError]:
     """Returns the agents of these names, or that there is none."""
-    found = {row.name: _agent(row, now) for row in _FIND_ALL.run(connection, list(set(names)))}
+    rows = _FIND_ALL.run(connection, list(set(names)))
+    found = {agent.name: agent for agent in readable(rows, lambda row: _agent(row, now), lambda row: row.name)}
     return [found.get(name) or NotFoundError(f"there is no agent {name}") for name in names]
+
+
+def _works_for(row: Row[Any], scope: frozenset[str]) -> bool:
+    try:
+        projects = json.loads(row.projects)
+    except DAMAGE as error:
+        tell_damage("agent", row.name, error)
+        return False
+    return not projects or bool(scope & set(projects))
 
 
 def list_agents(connection: Connection, size: int, token: str, now: int, scope: Scope) -> Page[Agent]:
@@ -84,7 +95,7 @@ def list_agents(connection: Connection, size: int, token: str, now: int, scope: 
     if scope is None:
         rows = list(connection.execute(query.limit(size + 1)))
     else:
-        seen = (row for row in connection.execute(query) if not (of := json.loads(row.projects)) or scope & set(of))
+        seen = (row for row in connection.execute(query) if _works_for(row, scope))
         rows = list(islice(seen, size + 1))
     return page_of(rows, size, lambda row: _agent(row, now), lambda row: (row.name,))
 

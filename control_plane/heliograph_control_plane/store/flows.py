@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, tu
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import AlreadyExistsError, HeliographError, NotFoundError
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
@@ -110,11 +111,20 @@ def read_requirements(connection: Connection, ids: Sequence[int] | None = None) 
     """Returns requirements by key; all of them without `ids`."""
     query = select(_r.id, _p.name, _r.launcher, _r.host, _r.labels).join(schema.projects, _p.id == _r.project_id)
     return {
-        key: Requirement(project, launcher, host, tuple(json.loads(labels)))
+        key: Requirement(project, launcher, host, _labels(key, labels))
         for key, project, launcher, host, labels in connection.execute(
             query if ids is None else query.where(_r.id.in_(ids))
         )
     }
+
+
+def _labels(key: int, text: str) -> tuple[str, ...]:
+    """Returns the labels of a requirement; those of a damaged row are ones that no agent can have."""
+    try:
+        return tuple(json.loads(text))
+    except DAMAGE as error:
+        tell_damage("requirement", str(key), error)
+        return ("\0",)
 
 
 # Requirements are only ever added. Several writers may commit them out of the order of their keys.

@@ -10,13 +10,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from sqlalchemy import update
+
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import InternalError, NotFoundError
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
+from heliograph_control_plane.store.admin import quarantine
 from heliograph_control_plane.store.database import Query, Row, bulk_insert, bulk_update
 from heliograph_control_plane.store.writer import Transaction
+
+_t = schema.flow_runs.c
 
 _COLUMNS: Final = (
     "state", "state_micros", "state_ordinal", "start_micros", "end_micros", "phase", "attempt", "epoch", "agent",
@@ -114,10 +120,25 @@ def load_heads(tx: Transaction, uuids: Collection[str]) -> dict[str, Head]:
     heads: dict[str, Head] = {}
     for row in _SELECT.run(tx.connection, list(uuids)) if uuids else ():
         head = Head(*row)
-        head.state, head.phase = StateCode(head.state), Phase(head.phase)
+        try:
+            head.state, head.phase = StateCode(head.state), Phase(head.phase)
+        except DAMAGE as error:
+            set_aside(tx, head.id, head.uuid, error)
+            continue
         head.fence = (head.epoch, head.last_sequence, head.state_ordinal)
         heads[head.uuid] = head
     return heads
+
+
+def set_aside(tx: Transaction, key: int, uuid: str, error: BaseException) -> None:
+    """Takes a run whose row cannot be read out of every queue, so that it harms no other."""
+    tell_damage("flow_run", uuid, error)
+    quarantine(tx, "flow_run", uuid, type(error).__name__)
+    tx.connection.execute(
+        update(schema.flow_runs)
+        .where(_t.id == key)
+        .values(phase=int(Phase.NONE), ready_micros=None, deadline_micros=None)
+    )
 
 
 def load_head(tx: Transaction, uuid: str) -> Head:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.exceptions import (
@@ -17,18 +17,18 @@ from heliograph.exceptions import (
     LeaseLostError,
     NotFoundError,
 )
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain import batches
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.matching import match
 from heliograph_control_plane.domain.runs import Phase
 from heliograph_control_plane.store import schema
-from heliograph_control_plane.store.admin import quarantine
 from heliograph_control_plane.store.agents import note_heartbeat, owners
 from heliograph_control_plane.store.database import Query, bulk_insert
 from heliograph_control_plane.store.events import adopt, command_for
 from heliograph_control_plane.store.flow_runs import failure_of, make_run, read_run
 from heliograph_control_plane.store.flows import read_requirements, remembered_requirements, remembered_versions
-from heliograph_control_plane.store.heads import Head, load_head, load_heads, save_heads
+from heliograph_control_plane.store.heads import Head, load_head, load_heads, save_heads, set_aside
 from heliograph_control_plane.store.records import (
     FlowRun,
     HeldRun,
@@ -123,7 +123,12 @@ class LeaseStore:
             if call.request_id and place in known:
                 again.append(number)
                 continue
-            fitting = _fitting(tx, agents[call.agent], call.scope)
+            try:
+                fitting = _fitting(tx, agents[call.agent], call.scope)
+            except DAMAGE as error:  # it is told to register again, which writes its row anew
+                tell_damage("agent", call.agent, error)
+                answers[number] = NotFoundError(f"there is no agent {call.agent} that can be read")
+                continue
             if fitting and call.max_runs > 0:
                 known.add(place)
                 alike.setdefault(tuple(fitting), []).append(number)
@@ -192,7 +197,7 @@ class LeaseStore:
             try:
                 run = make_run(row, version, needed[row.requirement_id], tx.now)
             except (ValueError, TypeError) as error:
-                _set_aside(tx, row, type(error).__name__)
+                set_aside(tx, row.id, row.uuid, error)
                 continue
             expire = row.heard_micros + rules.ACCEPT_WITHIN
             leases.append(Lease(run, version, row.epoch, row.attempt + 1, expire))
@@ -256,16 +261,6 @@ def _connected(tx: Transaction, heads: Sequence[Head]) -> set[tuple[int, int]]:
         select(token.run_id, token.epoch).where(token.run_id.in_([head.id for head in heads]), token.used == 1)
     )
     return {(row.run_id, row.epoch) for row in rows}
-
-
-def _set_aside(tx: Transaction, row: Any, reason: str) -> None:
-    """Takes a run whose row cannot be read out of every queue, so that it harms no other."""
-    quarantine(tx, "flow_run", row.uuid, reason)
-    tx.connection.execute(
-        update(schema.flow_runs)
-        .where(_t.id == row.id)
-        .values(phase=int(Phase.NONE), ready_micros=None, deadline_micros=None)
-    )
 
 
 def _fitting(tx: Transaction, agent: Any, scope: Scope) -> list[int]:
@@ -426,13 +421,18 @@ def reap(tx: Transaction, limit: int) -> Reaped:
     heads = list(load_heads(tx, due).values()) if due else []
     requeued: list[Head] = []
     crashed: list[Head] = []
+    aside: set[str] = set()
     for head in heads:
         if head.deadline_micros is None or head.deadline_micros > tx.now:
             continue
         if head.phase is Phase.HELD and head.heard_micros + rules.LOST_AFTER > tx.now:
             head.deadline_micros = head.heard_micros + rules.LOST_AFTER
             continue
-        situation = rules.UNFINISHED[head.state, head.phase]
+        situation = rules.UNFINISHED.get((head.state, head.phase))
+        if situation is None:
+            set_aside(tx, head.id, head.uuid, KeyError())
+            aside.add(head.uuid)
+            continue
         if situation.next_phase is Phase.NONE:
             head.queue(tx.now)
             requeued.append(head)
@@ -444,7 +444,7 @@ def reap(tx: Transaction, limit: int) -> Reaped:
         head.presumed_dead = int(presumed)
         head.heard_micros = heard if presumed else tx.now
         crashed.append(head)
-    save_heads(tx, heads)
+    save_heads(tx, [head for head in heads if head.uuid not in aside])
     _tell_ready(tx, requeued)
     return Reaped(tuple(head.uuid for head in requeued), tuple(head.uuid for head in crashed), len(due) == limit)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from heliograph.exceptions import InvalidArgumentError
+from heliograph_control_plane.damage import readable
 from heliograph_control_plane.store.records import Page
 
 T = TypeVar("T")
@@ -40,6 +41,6 @@ def decode_token(token: str, *kinds: type) -> tuple[Any, ...] | None:
 def page_of(
     rows: Sequence[Any], size: int, make: Callable[[Any], T], key: Callable[[Any], tuple[str | int, ...]]
 ) -> Page[T]:
-    """Makes a page from up to `size` + 1 rows."""
+    """Makes a page from up to `size` + 1 rows. It is shorter for rows that cannot be read."""
     more = len(rows) > size
-    return Page(tuple(make(row) for row in rows[:size]), encode_token(*key(rows[size - 1])) if more else "")
+    return Page(tuple(readable(rows[:size], make, key)), encode_token(*key(rows[size - 1])) if more else "")

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, insert, select, update
 
 from heliograph.exceptions import NotFoundError, RequestIdReusedError
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain.runs import LATE_REPORTS, SECOND
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Query
@@ -97,8 +98,14 @@ def revoke_token(tx: Transaction, token_id: str, scope: Scope) -> Token:
 
 
 def _within(row: Row[Any], scope: Scope) -> bool:
-    projects = json.loads(row.projects)
-    return scope is None or bool(projects and scope.issuperset(projects))
+    if scope is None:
+        return True
+    try:
+        projects = json.loads(row.projects)
+    except DAMAGE as error:
+        tell_damage("token", row.token_id, error)
+        return False
+    return bool(projects and scope.issuperset(projects))
 
 
 _FIND_ALL: Final = Query(
@@ -123,7 +130,11 @@ def _when_good(row: Any, secret_hash: bytes, now: int) -> Token | None:
         return None
     if row.revoke_micros or (row.expire_micros and row.expire_micros <= now):
         return None
-    return _token(row)
+    try:
+        return _token(row)
+    except DAMAGE as error:  # it stands for nobody; whoever asks together with it is not concerned
+        tell_damage("token", row.token_id, error)
+        return None
 
 
 def note_use(tx: Transaction, token_id: str) -> None:
