@@ -143,6 +143,11 @@ class StorageConfig:
     )
     git_timeout_seconds: float = _doc("Limit of one command of Git storage.", 300.0)
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")
+    secret_stores: tuple[str, ...] = _doc(
+        "Where secrets are looked for after this machine: aws-secrets-manager:PREFIX, aws-ssm:PREFIX, "
+        "vault:MOUNT/PREFIX.",
+        (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ A name is looked up in
 1. `heliograph.context.secrets`, for tests,
 2. the environment, `HELIOGRAPH__SECRETS__NAME`,
 3. the file `$HELIOGRAPH_HOME/secrets/NAME`, such as a mounted secret,
-4. the table of `$HELIOGRAPH_HOME/secrets.toml`.
+4. the table of `$HELIOGRAPH_HOME/secrets.toml`,
+5. the stores of the setting `storage.secret_stores`: AWS Secrets Manager, AWS Parameter Store, Vault.
 
 Text that is JSON is parsed, anything else stays text. Whatever is found is taken out of log lines from then on.
 """
@@ -20,7 +21,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from heliograph.config import home
+from heliograph.config import config, home
 from heliograph.context import context
 from heliograph.exceptions import ConfigurationError, InvalidArgumentError, SecretNotFoundError
 from heliograph.logging.scrubber import remember
@@ -64,7 +65,8 @@ class Secret:
         if value is _ABSENT:
             raise SecretNotFoundError(
                 f"there is no secret {self.name!r}; looked in context.secrets, {ENV_PREFIX}{self.name}, "
-                f"{home() / 'secrets' / self.name} and {home() / 'secrets.toml'}",
+                f"{home() / 'secrets' / self.name}, {home() / 'secrets.toml'} and the stores of storage.secret_stores: "
+                f"{', '.join(config().storage.secret_stores) or 'none'}",
                 hint=f"Set the variable {ENV_PREFIX}{self.name} for the agent, or write the file.",
             )
         return value
@@ -81,6 +83,8 @@ class Secret:
             value = self._from_environment()
             if value is _ABSENT:
                 value = self._from_files()
+            if value is _ABSENT:
+                value = self._from_stores()
         if value is _ABSENT:
             return _ABSENT
         remember(value)
@@ -108,6 +112,15 @@ class Secret:
                 # The parser's message quotes the line: it may hold a secret.
                 raise ConfigurationError(f"{table} is not TOML") from None
         return _ABSENT
+
+    def _from_stores(self) -> Any:
+        stores = config().storage.secret_stores
+        if not stores:
+            return _ABSENT
+        from heliograph.client.secret_stores import find_in_stores
+
+        found = find_in_stores(stores, self.name)
+        return _ABSENT if found is None else found
 
     def __repr__(self) -> str:
         return f"<Secret: {self.name}>"
