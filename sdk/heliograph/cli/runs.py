@@ -244,8 +244,8 @@ def why(session: Session, run: str, project: str | None, output: str) -> None:
     found = session.find_run(run, project)
     answer = session.client.explain_flow_run(found.name)
     if not emit_one(answer, output, name=found.name):
-        graph = session.client.get_flow_version(found.flow_version).graph if answer.failed_task_runs else None
-        for line in explanation_lines(answer, graph):
+        version = session.client.get_flow_version(found.flow_version)
+        for line in explanation_lines(answer, version.graph, version.launch.launcher):
             click.echo(clean(line))
 
 

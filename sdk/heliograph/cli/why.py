@@ -21,19 +21,24 @@ MAX_AGENTS = 20
 USUAL_LATENESS_SECONDS = 5
 
 
-def explanation_lines(answer: Explanation, graph: flow_service_pb2.Graph | None = None) -> list[str]:
+def explanation_lines(
+    answer: Explanation, graph: flow_service_pb2.Graph | None = None, launcher: str = ""
+) -> list[str]:
     """Returns what to tell a person: the situation, what it depends on, what to do.
 
     Args:
         answer: What the control plane answered.
         graph: The flow's graph, for the names of tasks and what stands before them.
+        launcher: The type of agent that the flow asks for; empty means any.
     """
     from heliograph.api.v1 import flow_run_service_pb2 as pb
 
     run = answer.flow_run
     who = f"Run {run.run_name or run_id(run)}"
     labels = ", ".join(answer.required_labels)
-    start_agent = "heliograph agent start --type local" + "".join(f" --label {x}" for x in answer.required_labels)
+    start_agent = f"heliograph agent start --type {launcher or 'local'}" + "".join(
+        f" --label {x}" for x in answer.required_labels
+    )
     if answer.required_host:
         start_agent += f"   (on host {answer.required_host}, where its bundle is)"
     words: dict[int, list[str]] = {

@@ -48,6 +48,11 @@ def texts(row: list[Cell | str]) -> list[str]:
     return [cell.text if isinstance(cell, Cell) else cell for cell in row]
 
 
+def test_who_waits_for_another_type_of_agent_is_told_to_start_one() -> None:
+    lines = explanation_lines(explanation("NO_MATCHING_AGENT"), launcher="docker")
+    assert "heliograph agent start --type docker" in "\n".join(lines)
+
+
 def test_a_map_is_one_row_with_its_failed_children_below() -> None:
     children = [task(1, S.SUCCESS, 101, 102, child=n) for n in range(30)]
     children[7] = task(1, S.FAILED, 101, 103, child=7, error_id="0199.1")
