@@ -28,6 +28,7 @@ from heliograph.exceptions import HeliographError
 
 pytestmark = pytest.mark.xdist_group("network")
 
+FULL = pytest.mark.full
 STEPS = 3
 SHORT = "short_deadlines"
 
@@ -143,9 +144,7 @@ ALL = (
 
 SELECTION = (
     cell("LeaseFlowRuns", Fault.EATEN),
-    cell("LeaseFlowRuns", Fault.DUPLICATED),
     BELATED,
-    cell("AcceptFlowRun", Fault.EATEN),
     cell("AcceptFlowRun", Fault.DUPLICATED),
     cell("AcceptFlowRun", Fault.ANSWERED, status=grpc.StatusCode.UNIMPLEMENTED, times=2),
     cell("StreamRunEvents", Fault.EATEN, times=3),
@@ -153,13 +152,11 @@ SELECTION = (
     cell("StreamRunEvents", Fault.DUPLICATED, times=3),
     cell("StreamRunEvents", Fault.OVERTAKEN),
     cell("ReportRunEvents", Fault.EATEN),
-    cell("ReportRunEvents", Fault.DUPLICATED, times=3),
-    cell("WriteLogEntries", Fault.EATEN),
-    cell("WriteLogEntries", Fault.DUPLICATED),
-    cell("ReportFlowRunExit", Fault.EATEN),
+    cell("WriteLogEntries", Fault.DELAYED, **LATE),
     cell("ReportFlowRunExit", Fault.ANSWERED, status=grpc.StatusCode.NOT_FOUND, times=2),
     cell("ReleaseFlowRun", Fault.EATEN),
 )
+"""One strong cell of each fault, and of each method."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 
 @contextmanager
-def agent(network: Network, planted: str = "") -> Iterator[str]:
-    """An agent behind the proxy, with a planted bug; killed at the end."""
-    network.proxy.clear()
+def agent(network: Network, planted: str = "", *, unharmed: bool = True) -> Iterator[str]:
+    """An agent behind the proxy, with a planted bug; killed at the end. Faults wait for it where it is not unharmed."""
+    if unharmed:
+        network.proxy.clear()
     name = f"agent-{planted or len(network.stack.agents)}"
     network.stack.environment["HELIOGRAPH_PLANTED_BUG"] = ",".join(filter(None, (SHORT, "short_accepts", planted)))
     process = network.stack.start_agent(name)
@@ -281,10 +279,10 @@ def test_every_call_of_agent_and_supervisor_takes_effect_once(
     ("planted", "cell"),
     [
         pytest.param("number_anew", cell("StreamRunEvents", Fault.EATEN), id="number_anew"),
-        pytest.param("new_request_ids", cell("LeaseFlowRuns", Fault.EATEN), id="new_request_ids"),
+        pytest.param("new_request_ids", cell("LeaseFlowRuns", Fault.EATEN), id="new_request_ids", marks=FULL),
         pytest.param("forget_empty_polls", BELATED, id="forget_empty_polls"),
         pytest.param("no_deadlines", cell("AcceptFlowRun", Fault.HELD), id="no_deadlines"),
-        pytest.param("no_ack_deadline", cell("StreamRunEvents", Fault.HELD), id="no_ack_deadline"),
+        pytest.param("no_ack_deadline", cell("StreamRunEvents", Fault.HELD), id="no_ack_deadline", marks=FULL),
         pytest.param(
             "believe_the_balancer",
             cell("AcceptFlowRun", Fault.ANSWERED, status=grpc.StatusCode.NOT_FOUND),
@@ -296,6 +294,30 @@ def test_mistakes_about_calls_are_found(network: Network, planted: str, cell: Ce
     """The planted twins: what is sent again is numbered or named anew, is waited for for ever, or by the wrong one."""
     with agent(network, planted), pytest.raises(AssertionError, match=r"is finished|is stored once|is CRASHED|started"):
         befall_some(network, cell, planted)
+
+
+REGISTER = tuple(Cell("RegisterAgent", fault, options) for fault, options in _FAULTS)
+"""Each with an agent of its own: it registers when it starts."""
+
+
+@forms(
+    "cells",
+    quick=((Cell("RegisterAgent", Fault.EATEN), Cell("RegisterAgent", Fault.DELAYED, LATE)),),
+    full=(REGISTER,),
+)
+def test_an_agent_whose_registration_suffers_is_there_once_and_works(
+    network: Network, cells: tuple[Cell, ...], figure: Figure
+) -> None:
+    """It registers under one name however often it takes, then takes a run and tells its whole story."""
+    for number, one in enumerate(cells):
+        injection = inject(network.proxy, one)
+        with agent(network, unharmed=False) as name:
+            wait_until(lambda injection=injection: injection.happened.is_set(), f"{one}: it befell", seconds=60)  # type: ignore[misc]
+            given = {"witness": str(network.stack.root / f"registered-{number}.jsonl")}
+            run = network.client.create_flow_run(f"{PROJECT}/talkative", given)
+            story(network, network.stack.wait_for(run, StateCode.SUCCESS), f"registered-{number}", epochs=1)
+            assert [seen.name for seen in network.stack.agents_seen()].count(f"agents/{name}") == 1, "it is there once"
+    figure(f"{len(cells)} faults of registrations: each agent is there once, and works")
 
 
 def test_an_agent_that_is_forbidden_leaves_and_says_why(network: Network) -> None:

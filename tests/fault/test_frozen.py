@@ -136,6 +136,7 @@ def test_a_heartbeat_that_needs_the_flow_is_found(make_stack: StackFactory) -> N
         stand_still(make_stack(planted=f"{SHORT},heartbeat_in_the_flow"), seconds=5.0)
 
 
+@pytest.mark.full
 def test_starting_again_what_is_only_presumed_dead_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a run that nobody vouches for goes back to the queue."""
     with pytest.raises(AssertionError, match=r"nobody started it again|is given up|each step ran once"):
@@ -162,6 +163,7 @@ def test_what_stands_still_is_ended_when_it_is_cancelled(make_stack: StackFactor
     cancel_what_stands_still(make_stack(planted=SHORT, agent_args=["--grace", "1"]))
 
 
+@pytest.mark.full
 def test_a_supervisor_that_only_asks_is_found(make_stack: StackFactory) -> None:
     """The planted twin."""
     with pytest.raises(AssertionError, match="is finished"):
@@ -192,6 +194,7 @@ def test_a_stuck_agent_ends_itself_and_its_runs_go_on(make_stack: StackFactory) 
     get_stuck(make_stack(planted=f"{SHORT},stuck_on_signal"))
 
 
+@pytest.mark.full
 def test_a_watchdog_that_lets_it_be_is_found(make_stack: StackFactory) -> None:
     """The planted twin."""
     with pytest.raises(AssertionError, match="the stuck agent ends itself"):

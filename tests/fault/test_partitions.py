@@ -101,7 +101,7 @@ def partitions(make_stack: StackFactory, lanes: int, cuts: list[float]) -> int:
     return len(runs)
 
 
-@forms("count,lanes,shortest,longest", quick=(10, 2, 0.3, 2.5), full=(200, 8, 1.0, 120.0), seconds=7200)
+@forms("count,lanes,shortest,longest", quick=(6, 2, 0.3, 2.0), full=(200, 8, 1.0, 120.0), seconds=7200)
 def test_runs_that_are_cut_off_happen_once(
     make_stack: StackFactory, count: int, lanes: int, shortest: float, longest: float, figure: Figure
 ) -> None:
