@@ -29,12 +29,14 @@ def acceptance_lost(stack: Stack, agents_bug: str) -> None:
     stack.start_control_plane()
     control_plane = stack.control_plane
     assert control_plane is not None
-    stack.environment["HELIOGRAPH_PLANTED_BUG"] = agents_bug
-    stack.start_agent()
     stack.environment["HELIOGRAPH_PLANTED_BUG"] = ""
     stack.register(steps(2))
     seen = stack.root / "witness.jsonl"
     run = stack.run("steps", f"witness={seen}", "seconds=0.01")
+    # Not before: the command that made the run must have its answer when the control plane dies.
+    stack.environment["HELIOGRAPH_PLANTED_BUG"] = agents_bug
+    stack.start_agent()
+    stack.environment["HELIOGRAPH_PLANTED_BUG"] = ""
     wait_until(lambda: control_plane.poll() is not None, "the control plane died")
     if agents_bug:
         wait_until(lambda: "was not accepted" in stack.log("agent-1"), "the agent stopped asking")
