@@ -125,6 +125,7 @@ class Agent:
         self._registered = asyncio.Event()
         self._launch_failures = 0
         self._suspended_until = 0.0
+        self._blind = False
         self._spread_seconds = 0.0
         self._return_at = 0.0
         self._live_since: dict[tuple[str, int], float] = {}
@@ -200,6 +201,8 @@ class Agent:
             return False, "draining"
         if self._suspended_until > time.monotonic():
             return False, f"{self._launch_failures} launches in a row failed"
+        if self._blind:
+            return False, "what runs here cannot be listed"
         if not self._registered.is_set():
             return False, "not registered yet"
         return self.health()
@@ -367,7 +370,7 @@ class Agent:
         while not self._draining.is_set():
             wait = self._suspended_until - time.monotonic()
             free = self._options.capacity - len(self._trackers)
-            if wait <= 0 and free > 0:
+            if wait <= 0 and free > 0 and not self._blind:
                 return free
             self._changed.clear()
             with suppress(TimeoutError):
@@ -506,13 +509,25 @@ class Agent:
         while True:
             await asyncio.sleep(random.uniform(*RECONCILE_SECONDS))  # noqa: S311 (jitter)
             try:
-                await self._adopt()
+                await self._look_around()
                 await self._launcher.cleanup()
             except OSError as error:
                 _log.error("what runs here cannot be listed or cleaned up: %s", error)
             for key, tracker in list(self._trackers.items()):
                 if tracker.phase is Phase.LIVE and tracker.handle is not None:
                     await self._observe(key, tracker.handle)
+
+    async def _look_around(self) -> None:
+        """Adopts what is there. While nobody can say what is, no more runs are taken."""
+        try:
+            await self._adopt()
+        except OSError:
+            self._blind = True
+            raise
+        if self._blind:
+            _log.warning("what runs here can be listed again: takes runs again")
+            self._blind = False
+            self._changed.set()
 
     async def _drain(self) -> None:
         with suppress(TimeoutError):

@@ -62,7 +62,16 @@ class DockerEngine:
         return self.folder / "dockerd.log"
 
     def start(self) -> None:
-        """Starts the daemon and waits until it answers. Containers of before are there again."""
+        """Starts the daemon and waits until it answers. Containers of before are there again.
+
+        On a busy machine it may give up on its own containerd, which it waits 15 s for: it is started again then.
+        """
+        for last in (False, False, True):
+            if self._start(last=last):
+                return
+            self._end_containerd()
+
+    def _start(self, *, last: bool) -> bool:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
@@ -73,9 +82,23 @@ class DockerEngine:
             )  # fmt: skip
         limit = time.monotonic() + START_SECONDS
         while not self._answers():
+            if self._process.poll() is not None and not last:
+                return False
             assert self._process.poll() is None, self.log.read_text()[-4000:]
             assert time.monotonic() < limit, f"dockerd does not answer:\n{self.log.read_text()[-4000:]}"
             time.sleep(0.05)
+        return True
+
+    def _end_containerd(self) -> None:
+        """Kills the daemon's containerd, which else holds its database; shims and containers go on."""
+        file = self.folder / "exec" / "containerd" / "containerd.pid"
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(file.read_text())
+            if b"containerd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                while Path(f"/proc/{pid}").exists():
+                    time.sleep(0.01)
+            file.unlink()
 
     def client(self, **options: Any) -> docker.DockerClient:
         """Returns a client of this engine."""
@@ -93,6 +116,7 @@ class DockerEngine:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        self._end_containerd()
         (self.folder / "pid").unlink(missing_ok=True)
 
     def terminate(self) -> None:

@@ -37,10 +37,14 @@ class Watch:
     def stop(self) -> None:
         """Ends it."""
         self._stopped.set()
-        if self._stream is not None:
-            with contextlib.suppress(Exception):  # the SDK shuts a socket that may be gone, and raises what it likes
-                self._stream.close()
+        self._close()
         self._thread.join(1.0)
+
+    def _close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(Exception):  # the SDK shuts a socket that may be gone, and raises what it likes
+                stream.close()
 
     def _listen(self) -> None:
         pause, away = FIRST_PAUSE_SECONDS, False
@@ -57,6 +61,8 @@ class Watch:
                 if not (away or self._stopped.is_set()):
                     _log.warning("Docker at %s is away: %s", self._engine.address, error)
                 away = True
+            finally:
+                self._close()
             if self._stopped.wait(pause):
                 return
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)

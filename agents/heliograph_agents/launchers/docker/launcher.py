@@ -164,7 +164,7 @@ class DockerLauncher:
             self._start(plan, record, credentials.run_token, image.reference, image.user)
         except EngineAwayError as error:
             # It may have been started all the same: the next look tells, and an attempt that is there stays one.
-            if self._records.is_started(handle):
+            if self._records.folder(handle).has("started"):
                 return handle
             raise LaunchError(str(error)) from error
         except EngineRefusedError as error:

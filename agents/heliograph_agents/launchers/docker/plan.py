@@ -29,8 +29,8 @@ _KNOWN = {"ports", "host_config", "networks", "network_mode", "volumes", "extra_
 
 _ORDINARY = {
     "auto_remove", "binds", "blkio_weight", "cap_drop", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota",
-    "cpu_shares", "cpuset_cpus", "cpuset_mems", "device_requests", "dns", "dns_opt", "dns_search", "extra_hosts",
-    "group_add", "init", "isolation", "log_config", "mem_limit", "mem_reservation", "mem_swappiness", "memswap_limit",
+    "cpu_shares", "cpuset_cpus", "cpuset_mems", "dns", "dns_opt", "dns_search", "extra_hosts",
+    "group_add", "init", "isolation", "mem_limit", "mem_reservation", "mem_swappiness", "memswap_limit",
     "mounts", "nano_cpus", "network_mode", "pids_limit", "port_bindings", "publish_all_ports", "read_only",
     "restart_policy", "shm_size", "storage_opt", "tmpfs", "ulimits",
 }  # fmt: skip
@@ -185,6 +185,8 @@ class _Plan:
         }
         words |= {f"cap_add {one}" for one in self._host.get("cap_add") or ()}
         words.discard("cap_add")
+        if all(str(one).startswith("no-new-privileges") for one in self._host.get("security_opt") or ()):
+            words.discard("security_opt")  # it takes rights away
         asked = self._options.get("network_mode") or self._host.get("network_mode") or ""
         for mode in (asked, *self._options.get("networks", ())):
             if mode == "host":
