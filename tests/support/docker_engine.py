@@ -38,7 +38,7 @@ class DockerEngine:
         self.folder = Path(tempfile.mkdtemp(prefix="heliograph-docker-", dir="/tmp"))  # sockets want a short path
         self.url = f"unix://{self.folder}/d.sock"
         number = random.randrange(16, 250)
-        self._bridge = f"hg{os.getpid() % 100_000}"
+        self._bridge = f"hg{os.getpid() % 100_000}-{number}"  # a process may have several
         self.gateway = f"172.29.{number}.1"
         self._process: subprocess.Popen[bytes] | None = None
         # In memory: layers are unpacked with a sync for each file, which a disk that is shared takes minutes for.
@@ -117,7 +117,8 @@ class DockerEngine:
         self._process.kill()
         self._process.wait()
         self._end_containerd()
-        (self.folder / "pid").unlink(missing_ok=True)
+        for name in ("pid", "d.sock"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def terminate(self) -> None:
         """Asks the daemon to stop, and waits for it."""

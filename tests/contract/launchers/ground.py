@@ -61,6 +61,10 @@ FLOWS = """
                     time.sleep(600)
                 except BaseException:
                     pass
+        elif what == "eat":
+            food = []
+            while True:
+                food.append(b"x" * 2**24)
         elif what == "exit":
             os._exit(3)
         elif what == "fault":

@@ -5,5 +5,6 @@ from __future__ import annotations
 from tests.support.docker_engine import docker_engine
 from tests.support.registry import protected_registry, registry
 from tests.support.runtime_image import runtime_image
+from tests.support.seaweed import s3_server
 
-__all__ = ["docker_engine", "protected_registry", "registry", "runtime_image"]
+__all__ = ["docker_engine", "protected_registry", "registry", "runtime_image", "s3_server"]
