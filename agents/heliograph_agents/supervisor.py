@@ -61,9 +61,6 @@ QUIET_START_SECONDS = 0.05
 AFTER_DONE_SECONDS = 10.0
 """How long a flow process may take to exit after its final state."""
 
-DISK_SECONDS = 600.0
-"""How long a full disk is waited for when the end of a run is to be written."""
-
 MAX_PATH_BYTES = 65536
 
 IDLE_SECONDS = 0.05
@@ -406,7 +403,7 @@ class _Supervisor:
             finally:
                 lane.close()
 
-        once_the_disk_takes_it(append, DISK_SECONDS, _log)
+        once_the_disk_takes_it(append, _log)
         return state
 
     @property
@@ -457,7 +454,7 @@ class _Supervisor:
             lease_lost=self._abandoned,
             time_micros=time.time_ns() // 1000,
         )
-        once_the_disk_takes_it(lambda: self._directory.write_exit(record), DISK_SECONDS, _log)
+        once_the_disk_takes_it(lambda: self._directory.write_exit(record), _log)
         self._link.close()
 
     # --- the pumps ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def disk_failed(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
-def once_the_disk_takes_it(write: Callable[[], None], seconds: float, log: logging.Logger) -> None:
+def once_the_disk_takes_it(write: Callable[[], None], log: logging.Logger, seconds: float = 600.0) -> None:
     """Calls `write`, again each second while the disk is full, broken or read-only.
 
     Raises:
