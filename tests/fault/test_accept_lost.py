@@ -35,7 +35,7 @@ def acceptance_lost(stack: Stack, agents_bug: str) -> None:
     run = stack.run("steps", f"witness={seen}", "seconds=0.01")
     # Not before: the command that made the run must have its answer when the control plane dies.
     stack.environment["HELIOGRAPH_PLANTED_BUG"] = agents_bug
-    stack.start_agent()
+    stack.start_agent(wait=False)  # it takes the run at once, and then nobody answers
     stack.environment["HELIOGRAPH_PLANTED_BUG"] = ""
     wait_until(lambda: control_plane.poll() is not None, "the control plane died")
     if agents_bug:

@@ -126,14 +126,16 @@ class Stack:
         self.control_plane.kill()
         self.control_plane.wait()
 
-    def start_agent(self, name: str = "agent-1") -> subprocess.Popen[bytes]:
-        """Starts a local agent and waits until the control plane has seen it."""
+    def start_agent(self, name: str = "agent-1", *, wait: bool = True) -> subprocess.Popen[bytes]:
+        """Starts a local agent and, with `wait`, waits until the control plane has seen it."""
         agent = self.spawn(
             name, "agent", "start", "--type", "local", "--name", name, *self.agent_args,
             HELIOGRAPH__CLIENT__TOKEN=self.token(f"services/{name}", "agent"),
             HELIOGRAPH__CLIENT__ADDRESS=self.agents_address,
         )  # fmt: skip
         self.agents.append(agent)
+        if not wait:
+            return agent
         wait_until(
             lambda: agent.poll() is not None or any(seen.name == f"agents/{name}" for seen in self.agents_seen()),
             "the agent is registered",
