@@ -71,6 +71,7 @@ def bundle(**fields: Any) -> flows_pb.BundleReference:
             "storage": "local",
             "location": "/srv/flows",
             "digest": "sha256:" + uuid.uuid4().hex * 2,
+            "launch_digest": "sha256:" + "1" * 64,
             "format": flows_pb.BUNDLE_FORMAT_SOURCE,
             **fields,
         }
