@@ -95,11 +95,11 @@ TWINS = [
         replace(HELD, script=((2, "agent"), (2, "supervisor")), patience=5),
         "never ended",
     ),
-    # A store that answers before it commits.
+    # A store that answers before it commits. Nothing but creations is written: what is written with tokens is kept.
     (
         "storm_answer_first",
-        Plan(runs=4, script=((0, "answering control plane"),), patience=5),
-        "is lost|was given to",
+        Plan(runs=2, agents=0, script=((0, "creating control plane"),), patience=60),
+        "was created, and is lost",
     ),
 ]
 

@@ -105,8 +105,8 @@ class Plan:
     Attributes:
         runs: How many runs are created.
         kills: How often each kind of part is killed. An "answering control plane" is killed right after it acknowledged
-            something.
-        agents: How many agents there are.
+            something, a "creating control plane" right after it acknowledged a run's creation.
+        agents: How many agents there are; without any, runs are created and never begin.
         control_planes: How many control planes there are; more than one needs PostgreSQL.
         seconds: How long each of a run's three tasks takes.
         daemons: Of so many runs one leaves a daemon behind.
@@ -324,7 +324,7 @@ class Storm:
 
     def _create(self) -> None:
         """Creates the runs, a few ahead of what runs; each call is repeated until it is answered."""
-        ahead = 3 * CAPACITY * self.plan.agents
+        ahead = 3 * CAPACITY * max(1, self.plan.agents)
         with self.stack.connection() as connection:
             for number in range(self.plan.runs):
                 wait_until(lambda at=number: self._under_way() + ahead >= at or self._stopped.is_set(), "room", 600)
@@ -370,6 +370,8 @@ class Storm:
 
     def _settle(self) -> None:
         """Waits until every run is finished, or nothing has changed for as long as the plan's patience."""
+        if not self._agents:
+            return
         last, since = (-1, -1), time.monotonic()
         while time.monotonic() - since < self.plan.patience:
             runs = self.runs()
@@ -391,11 +393,11 @@ class Storm:
     # --- kills --------------------------------------------------------------------------------------------------
 
     def _kill(self, kind: str) -> None:
-        if kind in ("control plane", "answering control plane"):
+        if kind.endswith("control plane"):
             number = self._chance.randrange(len(self._planes))
             self._await_plane(number)
-            if kind == "answering control plane":
-                self._await_acknowledgement()
+            if kind != "control plane":
+                self._await_acknowledgement(creation=kind == "creating control plane")
             self._planes[number].kill()
             self._planes[number].wait()
             self._planes[number] = self._start_plane(number)
@@ -412,11 +414,12 @@ class Storm:
             wait_until(lambda: self._kill_attempt(kind) or self._over(), f"a {kind} to kill", self.plan.patience)
         self.seen.kills[kind] += 1
 
-    def _await_acknowledgement(self) -> None:
-        """Waits for the next answer that says that something is kept: of a run's creation, or of an event."""
+    def _await_acknowledgement(self, *, creation: bool) -> None:
+        """Waits for the next answer that says that something is kept: of a run's creation, or also of an event."""
 
         def heard() -> tuple[int, int]:
-            return len(self.seen.created), sum(file.stat().st_size for file in self.heard.iterdir())
+            events = 0 if creation else sum(file.stat().st_size for file in self.heard.iterdir())
+            return len(self.seen.created), events
 
         before = heard()
         wait_until(lambda: heard() != before or self._over(), "an acknowledgement", self.plan.patience)

@@ -117,7 +117,7 @@ def answer_first(writer: Any) -> None:
         outcomes = execute(self, transaction, calls)
         if all(call.group is not None for call in calls):  # tokens above all are kept: nobody could begin
             self._answer(outcomes, None)
-            time.sleep(1.0)
+            time.sleep(3.0)  # long enough for whoever kills it to hear of the answer on a busy machine
         return outcomes
 
     writer.Writer._execute = careless
