@@ -13,7 +13,7 @@ from heliograph_agents.launchers.docker.engine import Engine
 from heliograph_agents.launchers.docker.offer import blank
 from heliograph_agents.launchers.docker.options import DockerOptions
 from heliograph_agents.launchers.docker.plan import PLACE
-from heliograph_agents.launchers.docker.records import Records
+from heliograph_agents.launchers.records import Records
 from heliograph_agents.run_directory import RunDirectory
 from heliograph_agents.run_directory import name_of as folder_name_of
 

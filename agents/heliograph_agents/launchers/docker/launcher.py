@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
-from heliograph_agents.exits import exit_of
+from heliograph_agents.exits import exit_in, exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
 from heliograph_agents.launchers.docker import cleaning
 from heliograph_agents.launchers.docker.address import address_inside, certificates
@@ -36,14 +36,13 @@ from heliograph_agents.launchers.docker.images import provide
 from heliograph_agents.launchers.docker.offer import Offer, one_file, owner_of, unpack_outbox
 from heliograph_agents.launchers.docker.options import DockerOptions
 from heliograph_agents.launchers.docker.plan import LABEL, PLACE, DockerPlan, make_plan, name_of
-from heliograph_agents.launchers.docker.records import Records
 from heliograph_agents.launchers.docker.verdict import gone, never_started, verdict
+from heliograph_agents.launchers.records import Records
 from heliograph_agents.run_directory import (
     ExitRecord,
     LaunchRecord,
     RunSettings,
     launch_record_text,
-    parse_exit_record,
 )
 from heliograph_agents.run_directory import name_of as folder_name_of
 
@@ -271,7 +270,7 @@ class DockerLauncher:
                 unpack_outbox(pieces, folder.outbox)
             except ValueError as error:
                 _log.error("%s: %s; what it has not reported is lost", handle.flow_run, error)
-        known = _exit_in(one_file(self._engine.get(name, f"{inside}/exit.json")))
+        known = exit_in(one_file(self._engine.get(name, f"{inside}/exit.json")))
         if known is not None and not folder.has("abandoned"):
             return known
         heard_of = self._engine.has(name, f"{inside}/contact")
@@ -375,17 +374,6 @@ def _handle_of(labels: dict[str, str]) -> Handle | None:
     except ValueError:
         timeout = 0.0
     return Handle(flow_run, int(epoch), name_of(flow_run.rpartition("/")[2], int(epoch)), timeout)
-
-
-def _exit_in(text: str) -> ExitRecord | None:
-    """Reads the exit that a container left. The flow may have written anything there."""
-    try:
-        record = parse_exit_record(text)
-        exit_of(record)
-        int(record.time_micros)
-    except (ValueError, TypeError):
-        return None
-    return record
 
 
 def _repeat(engine: Engine, name: str) -> None:

@@ -1,13 +1,13 @@
-"""The agent's own folder of each attempt: what it planned, how it ended, and a copy of what it left.
+"""The agent's own folder of each attempt elsewhere: what it planned, how it ended, and a copy of what it left.
 
     <home>/agents/<agent>/runs/<run id>.<epoch>/
-        attempt.json       flow run and epoch, before anything is made in the engine
-        started            there once the engine was asked to start the container
+        attempt.json       flow run, epoch and name, before anything is made in the infrastructure
+        started            there once the infrastructure was asked to start it
         stopped, abandoned what this agent asked of it
-        outbox/, exit.json copied from the ended container
+        outbox/, exit.json copied from what has ended
         forgotten          there once the end is reported
 
-Without this folder (an agent in a container of its own, say) attempts are found by the labels of their containers.
+Without this folder (an agent in a container of its own, say) attempts are found by the labels of containers and jobs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 from heliograph.utilities.files import write_atomically
 from heliograph_agents.launcher import Handle
-from heliograph_agents.launchers.docker.plan import name_of
 from heliograph_agents.run_directory import RunDirectory, remove_torn, run_directories
 from heliograph_agents.run_directory import name_of as folder_name_of
 
@@ -57,7 +56,8 @@ class Records:
     def _note(self, handle: Handle) -> None:
         path = self.folder(handle).path
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note = {"flow_run": handle.flow_run, "epoch": handle.epoch, "start_timeout": handle.start_timeout_seconds}
+        note = {"flow_run": handle.flow_run, "epoch": handle.epoch, "start_timeout": handle.start_timeout_seconds,
+                "infrastructure": handle.infrastructure}  # fmt: skip
         write_atomically(path / "attempt.json", json.dumps(note).encode(), 0o600)
 
     def mark(self, handle: Handle, name: str) -> None:
@@ -65,7 +65,7 @@ class Records:
         self.make(handle).touch(name)
 
     def is_started(self, handle: Handle) -> bool:
-        """True when its container may have been started. Of one that this folder does not know, it was."""
+        """True when it may have been started. Of one that this folder does not know, it was."""
         folder = self.folder(handle)
         return folder.has("started") or not folder.has("attempt.json")
 
@@ -96,8 +96,8 @@ class Records:
             try:
                 note = json.loads((folder.path / "attempt.json").read_text())
                 flow_run, epoch = str(note["flow_run"]), int(note["epoch"])
-                name = name_of(flow_run.rpartition("/")[2], epoch)
-                found.append((Handle(flow_run, epoch, name, float(note["start_timeout"])), folder))
+                name, timeout = str(note["infrastructure"]), float(note["start_timeout"])
+                found.append((Handle(flow_run, epoch, name, timeout), folder))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return found
