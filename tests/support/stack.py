@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from heliograph.client.channel import TlsFiles
 from heliograph.client.connection import Connection
 from heliograph.engine.codes import StateCode
 
@@ -70,6 +71,7 @@ class Stack:
         root: Path,
         *,
         agent_args: Sequence[str] = (),
+        server_args: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         database: str = "",
     ) -> None:
@@ -79,7 +81,7 @@ class Stack:
         self.address = self.agents_address = f"127.0.0.1:{self.port}"
         self.home = root / "home"
         self.data = root / "control-plane"
-        self.agent_args = list(agent_args)
+        self.agent_args, self.server_args = list(agent_args), list(server_args)
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HELIOGRAPH")},
             "HELIOGRAPH_HOME": str(self.home),
@@ -113,7 +115,7 @@ class Stack:
         ready.unlink(missing_ok=True)
         self.control_plane = process = self.spawn(
             "control-plane", "server", "start", "--port", str(self.port), "--data-dir", str(self.data),
-            "--ready-file", str(ready), *(["--database", self.database] if self.database else []),
+            "--ready-file", str(ready), *(["--database", self.database] if self.database else []), *self.server_args,
         )  # fmt: skip
         wait_until(lambda: ready.exists() or process.poll() is not None, "the control plane serves")
         assert process.poll() is None, self.log("control-plane")
@@ -203,8 +205,12 @@ class Stack:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """Opens a connection with the admin's token."""
+        said = {
+            name: self.environment.get(f"HELIOGRAPH__CLIENT__{name}", "") for name in ("TLS_CA", "TLS_CERT", "TLS_KEY")
+        }
+        tls = TlsFiles(said["TLS_CA"], said["TLS_CERT"], said["TLS_KEY"])
         address = self.environment["HELIOGRAPH__CLIENT__ADDRESS"]
-        with Connection(address, self.environment["HELIOGRAPH__CLIENT__TOKEN"]) as connection:
+        with Connection(address, self.environment["HELIOGRAPH__CLIENT__TOKEN"], tls=tls) as connection:
             yield connection
 
     def inspect(self, run: str) -> FlowRun:

@@ -6,6 +6,7 @@ import re
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,6 +32,7 @@ class DockerGround(Ground):
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.engine: DockerEngine = request.getfixturevalue("docker_engine")
         self.image: str = request.getfixturevalue("runtime_image")
+        self.owner_says: dict[str, Any] = {}
         super().__init__(folder, plane, request)
 
     def make_launcher(self, agent: str = "") -> Launcher:
@@ -47,6 +49,7 @@ class DockerGround(Ground):
             base_url=self.engine.url,
             networks=("host",),
             volumes=tuple(Volume(str(place), str(place)) for place in places),
+            **self.owner_says,
         )
 
     def storage(self) -> Storage:

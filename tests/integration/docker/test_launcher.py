@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
+import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +41,6 @@ async def ground(
         yield made
     finally:
         await made.close()
-
-
-@pytest.fixture
-def swept() -> Iterator[None]:
-    """Collects at the end: the SDK leaves sockets open on which nobody answered, and the warning belongs here."""
-    yield
-    gc.collect()
 
 
 async def _refused(ground: DockerGround, **changes: Any) -> LaunchError:
@@ -247,6 +241,35 @@ async def test_a_kept_container_keeps_no_secrets(ground: DockerGround) -> None:
     client.close()
     assert attempt.credentials.run_token.encode() not in everything
     assert b"act" in everything
+
+
+async def test_ended_containers_stay_as_long_and_as_many_as_the_owner_says(ground: DockerGround) -> None:
+    async def keeping(**options: Any) -> None:
+        """Has the agent come back with other options and clean up."""
+        ground.owner_says = options
+        await ground.restart()
+        await ground.launcher.cleanup()
+
+    ended = []
+    for number, what in enumerate(("pass", "fail", "fail")):
+        handle = await ground.launch(ground.attempt(what))
+        await ground.exit_of(handle)
+        await ground.launcher.forget(handle)
+        [mark] = ground.folder.glob(f"runs-*/{handle.run_id}*/forgotten")
+        os.utime(mark, (time.time() - 3600 + number,) * 2)
+        ended.append(handle)
+    good, older, newer = ended
+
+    await keeping(keep="failed")
+    assert await ground.remains(good) == []
+    assert await ground.remains(older)
+    await keeping(keep="failed", keep_count=1)
+    assert await ground.remains(older) == [], "one may stay: the newest"
+    assert await ground.remains(newer)
+    await keeping(keep="failed", keep_seconds=7200.0)
+    assert await ground.remains(newer)
+    await keeping(keep="failed", keep_seconds=1800.0)
+    assert await ground.remains(newer) == []
 
 
 async def test_launches_do_not_wait_for_each_other(ground: DockerGround) -> None:

@@ -24,6 +24,17 @@ POOL = 32
 """Connections that are kept: as many as threads use the client at once."""
 
 
+class _Api(docker.APIClient):
+    """The SDK's client. The engine's own authority goes before the one of a variable like `REQUESTS_CA_BUNDLE`."""
+
+    def merge_environment_settings(self, *arguments: Any, **options: Any) -> Any:
+        """Settles what one request is made with."""
+        settings: Any = super().merge_environment_settings(*arguments, **options)
+        if isinstance(self.verify, str):
+            settings["verify"] = self.verify
+        return settings
+
+
 class EngineAwayError(OSError):
     """The engine does not answer: nothing is known of its containers."""
 
@@ -204,7 +215,7 @@ class Engine:
                 url, tls = found.get("base_url", ""), found.get("tls") or None
             if not url:
                 url, tls = _context()
-            self._api = docker.APIClient(
+            self._api = _Api(
                 base_url=url or None, tls=tls or False, version="auto", timeout=int(self._timeout),
                 num_pools=POOL, max_pool_size=POOL, use_ssh_client=True,
             )  # fmt: skip
