@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from heliograph.exceptions import ConfigurationError
+from heliograph.storage.places import is_below
 from heliograph_agents.launcher import PlanFacts, RunSpec
 
 MODES = ("local", "redacted", "full")
@@ -79,7 +80,9 @@ class Policy:
             refusals.append(f"project {project} is not among projects")
         if not _matches(self.flows, f"{project}/{flow}"):
             refusals.append(f"flow {project}/{flow} is not among flows")
-        if self.storages is not None and not any(_is_below(spec, allowed) for allowed in self.storages):
+        if self.storages is not None and not any(
+            is_below(spec.bundle.storage, spec.bundle.location, allowed) for allowed in self.storages
+        ):
             refusals.append(f"storage {spec.bundle.storage} at {spec.bundle.location} is not among storages")
         if spec.bundle.pickled and not self.pickles:
             refusals.append("its bundle is a pickle, which pickles forbids")
@@ -192,16 +195,3 @@ def _flow_of(flow_version: str) -> str:
 
 def _matches(patterns: Iterable[str] | None, text: str) -> bool:
     return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
-def _is_below(spec: RunSpec, allowed: str) -> bool:
-    """True when the bundle is at, or below, the allowed place: by whole parts of its path, without `..`."""
-    location = spec.bundle.location
-    if ".." in location.split("/"):
-        return False
-    location = location.partition("#")[0]  # a repository's; what follows is the commit and what is in it
-    kind, colon, rest = allowed.partition(":")
-    if colon and not rest.startswith("//") and kind == spec.bundle.storage:
-        allowed = rest
-    place = allowed.rstrip("/")
-    return location.rstrip("/") == place or location.startswith(place + "/") or allowed == spec.bundle.storage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from heliograph.exceptions import StorageError
@@ -11,6 +10,7 @@ from heliograph.storage.base import BundleRef, Storage
 from heliograph.storage.launch import LaunchSettings, launch_settings
 from heliograph.storage.local import Local
 from heliograph.storage.manifest import BundleFormat, Manifest
+from heliograph.storage.places import check_location
 from heliograph.storage.s3 import S3
 
 if TYPE_CHECKING:
@@ -29,7 +29,15 @@ __all__ = [
     "launch_settings",
 ]
 
-_LATE = {"Git": "heliograph.storage.git"}
+_HERE = "heliograph.storage"
+_KINDS = {
+    "git": ("git", "Git"),
+    "local": ("local", "Local"),
+    "s3": ("s3", "S3"),
+}
+"""Kinds of storage: the module here, and the class, whose `at(location, host)` opens references."""
+
+_LATE = {name: f"{_HERE}.{module}" for module, name in _KINDS.values() if name not in globals()}
 """Imported when asked for: they need what most flows do not."""
 
 
@@ -39,30 +47,20 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_LATE[name]), name)
 
 
-def from_reference(
-    storage: str, location: str, client_options: Mapping[str, str] | None = None, *, host: str = ""
-) -> Storage:
+def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
         storage: Kind: `local`, `s3`, `git`.
         location: A folder, `s3://bucket/prefix`, or a repository's address with what of it is meant.
-        client_options: Keyword arguments of `boto3.client`; by default this machine's own settings are used.
         host: The host that has the folder, for messages.
 
     Raises:
         StorageError: If this installation does not know the kind, or the location is malformed.
     """
-    if storage == Local.kind:
-        return Local(location, host=host)
-    if storage == "git":
-        from heliograph.storage.git import Git
-
-        return Git.at(location, host)
-    if storage == S3.kind:
-        scheme, _, rest = location.partition("://")
-        bucket, _, prefix = rest.partition("/")
-        if scheme != "s3" or not bucket:
-            raise StorageError(f"{location!r} is no location of S3 storage: s3://bucket/prefix is expected")
-        return S3(bucket, prefix, client_options=client_options)
-    raise StorageError(f"storage of kind {storage!r} is not known here", hint="Upgrade heliograph here.")
+    if storage not in _KINDS:
+        raise StorageError(f"storage of kind {storage!r} is not known here", hint="Upgrade heliograph here.")
+    check_location(storage, location)
+    module, name = _KINDS[storage]
+    kind: type[Storage] = getattr(importlib.import_module(f"{_HERE}.{module}"), name)
+    return kind.at(location, host)

@@ -69,6 +69,15 @@ class Storage:
 
     # --- by subclasses -----------------------------------------------------------------------------------------------
 
+    @classmethod
+    def at(cls, location: str, host: str = "") -> Storage:
+        """Returns the storage that a location names, as `location` and `host` gave it, to fetch from.
+
+        Raises:
+            StorageError: If it is malformed.
+        """
+        raise StorageError(f"{cls.__name__} storage is named by no location: {location!r}, {host=}")
+
     @property
     def location(self) -> str:
         """Where the objects are, as a reference names it."""
@@ -200,13 +209,20 @@ class Storage:
         return data
 
     def _manifest(self, digest: str) -> Manifest:
-        return Manifest.from_json(self._read(f"{_bundle_key(digest)}/manifest.json", _MAX_MANIFEST_BYTES), digest)
+        data = self._read(f"{_bundle_key(digest)}/manifest.json", _MAX_MANIFEST_BYTES)
+        try:
+            return Manifest.from_json(data, digest)
+        except MalformedManifestError as error:  # nothing malformed is ever registered
+            raise BundleChangedError(
+                f"the bundle was registered with {digest}, but what is stored of it is damaged: {error}",
+                hint="Somebody changed the storage after registration. Register the flow again, from its source.",
+            ) from error
 
     def _has_manifest(self, digest: str) -> bool:
         """True when the manifest is there and right; its remarks may be those of an earlier registration."""
         try:
             self._manifest(digest)
-        except (ObjectMissingError, BundleChangedError, MalformedManifestError):
+        except (ObjectMissingError, BundleChangedError):
             return False
         return True
 

@@ -39,8 +39,17 @@ class Local(Storage):
     ) -> None:
         super().__init__(project_root=project_root, pickle=pickle)
         folder = directory if directory is not None else config().storage.dir or home() / "storage"
-        self.directory = Path(folder).expanduser().absolute()
+        path = Path(folder).expanduser().absolute()
+        # One spelling for one folder: what a policy compares. Links stay as they are, unless `..` follows one.
+        self.directory = path.resolve() if ".." in path.parts else path
         self._host = socket.gethostname() if host is None else host
+
+    @classmethod
+    def at(cls, location: str, host: str = "") -> Local:
+        """Returns the storage of a folder."""
+        if not Path(location).is_absolute():
+            raise StorageError(f"{location!r} is no location of Local storage: an absolute folder is expected")
+        return cls(location, host=host)
 
     @property
     def location(self) -> str:
@@ -65,7 +74,7 @@ class Local(Storage):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data, 0o600)
         except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error}") from error
+            raise StorageError(f"{path} cannot be written: {error}", hint=self._advice(error)) from error
         return True
 
     def _open(self, key: str) -> BinaryIO:
@@ -81,4 +90,11 @@ class Local(Storage):
             )
             raise ObjectMissingError(f"{path} is not there", hint=hint) from error
         except OSError as error:
-            raise StorageError(f"{path} cannot be read: {error}") from error
+            raise StorageError(f"{path} cannot be read: {error}", hint=self._advice(error)) from error
+
+    def _advice(self, error: OSError) -> str:
+        if isinstance(error, PermissionError):
+            return f"Give this user the right to {self.directory}: agents read it, registrations write it."
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            return f"{self.directory} must be a folder that is there or can be made."
+        return f"Look at the disk of {self.directory}, or give another folder."

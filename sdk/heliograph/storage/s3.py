@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
 from heliograph.config import config
 from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import ObjectMissingError, Storage
+from heliograph.storage.places import is_plain
 from heliograph.utilities.s3 import error_code, is_missing, s3_client, s3_errors
 
 if TYPE_CHECKING:
@@ -54,9 +55,20 @@ class S3(Storage):
             raise InvalidArgumentError(f"{bucket!r} is no name of a bucket")
         self.bucket = bucket
         self.prefix = prefix.strip("/")
+        if self.prefix and not is_plain(self.prefix):
+            raise InvalidArgumentError(f"{prefix!r} is no prefix: nothing like . and .., double slashes, %2e or %2f")
         self.client_options = dict(client_options or {})
         self.upload_options = dict(upload_options or {})
         self._client: S3Client | None = None
+
+    @classmethod
+    def at(cls, location: str, host: str = "") -> S3:
+        """Returns the storage of `s3://bucket/prefix`."""
+        scheme, _, rest = location.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        if scheme != "s3" or not bucket or host:
+            raise StorageError(f"{location!r} is no location of S3 storage: s3://bucket/prefix is expected")
+        return cls(bucket, prefix)
 
     @property
     def location(self) -> str:
