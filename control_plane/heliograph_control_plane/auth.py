@@ -160,6 +160,8 @@ def store_verifier(store: Store) -> Verify:
                 token_id=run_token_id(run.run_id, run.epoch),
                 run=RunIdentity(run.run_id, run.epoch, run.ended),
             )
+        if credential.start is not None:
+            return await _verify_start(store, credential, *credential.start)
         token = await store.authenticate(credential.token_id, credential.digest)
         if token is None:
             return None
@@ -172,6 +174,21 @@ def store_verifier(store: Store) -> Verify:
         )
 
     return verify
+
+
+async def _verify_start(store: Store, credential: Credential, run_id: str, epoch: int) -> Principal | None:
+    found = await store.authenticate_start_code(run_id, epoch, credential.digest)
+    if found is None:
+        return None
+    run, expire_micros = found
+    return Principal(
+        name=f"projects/{run.project}/flowRuns/{run.run_id}",
+        roles=frozenset({options_pb2.ROLE_START}),
+        projects=frozenset({run.project}),
+        token_id=credential.token_id,
+        expire_micros=expire_micros,
+        run=RunIdentity(run.run_id, run.epoch, run.ended),
+    )
 
 
 def bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:

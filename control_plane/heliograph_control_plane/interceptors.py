@@ -22,6 +22,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from heliograph.api import contract
+from heliograph.api.v1 import options_pb2
 from heliograph.exceptions import (
     DeadlineRequiredError,
     HeliographError,
@@ -137,7 +138,8 @@ class Guard(grpc.aio.ServerInterceptor):
             raise refused()
         rule = self._rules.get(method)
         if rule is not None:
-            allowed = not rule.roles or bool(rule.roles & principal.roles)
+            anybody = not rule.roles and options_pb2.ROLE_START not in principal.roles
+            allowed = anybody or bool(rule.roles & principal.roles)
         else:
             allowed = method.startswith(_STANDARD_SERVICES) and bool(READERS & principal.roles)
         if not allowed:

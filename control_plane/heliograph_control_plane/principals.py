@@ -1,7 +1,7 @@
 """Who calls: the principal that a token stands for, and the text form of tokens.
 
 A token is `hg_<id>_<secret>`. The id of a run token names the run and the epoch that it is bound to
-(`run-<uuid without dashes>-<epoch>`); other ids are the store's.
+(`run-<uuid without dashes>-<epoch>`), that of a start code too (`start-…`); other ids are the store's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ READERS = frozenset(
 
 _TOKEN = re.compile(r"hg_([0-9A-Za-z.\-]{1,80})_([0-9A-Za-z]{32,128})")
 _RUN_ID = re.compile(r"run-([0-9a-f]{32})-([1-9][0-9]{0,18})")
+_START_ID = re.compile(r"start-([0-9a-f]{32})-([1-9][0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,16 @@ class Credential:
     @property
     def run(self) -> tuple[str, int] | None:
         """Run id and epoch that a run token claims to be bound to; None for other tokens."""
-        match = _RUN_ID.fullmatch(self.token_id)
-        return (str(uuid.UUID(match[1])), int(match[2])) if match else None
+        return _bound_to(_RUN_ID.fullmatch(self.token_id))
+
+    @property
+    def start(self) -> tuple[str, int] | None:
+        """Run id and epoch that a start code claims to be bound to; None for tokens."""
+        return _bound_to(_START_ID.fullmatch(self.token_id))
+
+
+def _bound_to(match: re.Match[str] | None) -> tuple[str, int] | None:
+    return (str(uuid.UUID(match[1])), int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class Principal:
         projects: Names of the projects it is limited to; empty means all.
         token_id: The token's id.
         expire_micros: When the token ends, in microseconds since 1970; 0 means never.
-        run: Set for run tokens.
+        run: Set for run tokens and start codes.
     """
 
     name: str
@@ -102,6 +111,11 @@ def token_text(token_id: str, secret: str) -> str:
 def run_token_id(run_id: str, epoch: int) -> str:
     """The id of the token of a run's epoch."""
     return f"run-{uuid.UUID(run_id).hex}-{epoch}"
+
+
+def start_code_id(run_id: str, epoch: int) -> str:
+    """The id of the start code of a run's epoch."""
+    return f"start-{uuid.UUID(run_id).hex}-{epoch}"
 
 
 def parse_token(text: str) -> Credential | None:

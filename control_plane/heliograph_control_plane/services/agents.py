@@ -16,8 +16,9 @@ from heliograph_control_plane.auth import bearer
 from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.errors import BadRequestError, bad_field
-from heliograph_control_plane.principals import repeatable_secret, run_token_id, token_text
+from heliograph_control_plane.principals import repeatable_secret, run_token_id, start_code_id, token_text
 from heliograph_control_plane.store.records import Agent, AgentSpec, HeldRun, Lease, Spent
+from heliograph_control_plane.store.start_codes import NewStartCode
 
 from . import convert, names
 from .acting import covers, judge_agent, visible_agent
@@ -28,6 +29,8 @@ MAX_LEASES = 100
 MAX_HELD = 10_000
 MAX_CAPACITY = 10_000
 MAX_BACK_OFF_MICROS = 3_600 * convert.MICROS
+START_CODE_MICROS = 900 * convert.MICROS
+MAX_START_CODE_MICROS = 86_400 * convert.MICROS
 RETURNS_PER_SECOND = 50
 """How many agents come back in a second after this server was away; each makes two calls at once."""
 MAX_SPREAD_SECONDS = 25.0
@@ -129,6 +132,56 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             renew_every=convert.duration(rules.RENEW_EVERY),
             incarnation=self._store.incarnation,
         )
+
+    async def CreateStartCode(self, request: pb.CreateStartCodeRequest, context: Any) -> pb.CreateStartCodeResponse:
+        """See the API."""
+        name = names.agent("agent", request.agent)
+        if not request.epoch:
+            raise bad_field("epoch", "is not set")
+        lifetime = START_CODE_MICROS
+        if request.HasField("lifetime"):
+            lifetime = convert.duration_micros(request.lifetime)
+        if not 0 < lifetime <= MAX_START_CODE_MICROS:
+            raise bad_field("lifetime", "must be positive, and at most one day")
+        project, run_id = names.run("flow_run", request.flow_run)
+        caller = calls.principal()
+        code_id = start_code_id(run_id, request.epoch)
+        # As for run tokens: delivered twice, it is one code, and who reads the database can make none.
+        key = bearer(context.invocation_metadata()).encode()
+        secret, digest = repeatable_secret(key, "CreateStartCode", code_id, name)
+        expire = await self._store.put_start_code(
+            NewStartCode(
+                name,
+                run_id,
+                request.epoch,
+                digest,
+                request.sealed_launch,
+                lifetime,
+                "" if project == names.ANY else project,
+                caller.scope,
+                "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
+            )
+        )
+        self._backend.authenticator.forget(code_id)
+        return pb.CreateStartCodeResponse(start_code=token_text(code_id, secret), expire_time=convert.timestamp(expire))
+
+    async def ExchangeStartCode(
+        self, request: pb.ExchangeStartCodeRequest, context: Any
+    ) -> pb.ExchangeStartCodeResponse:
+        """See the API."""
+        if not request.request_id:
+            raise bad_field("request_id", "is empty")
+        run = calls.principal().run
+        assert run is not None, "who calls holds a start code"
+        token_id = run_token_id(run.run_id, run.epoch)
+        # The code and the request id together make the token, so that an answer that was lost can be given again, and
+        # neither the store nor whoever reads the code can make it.
+        key = bearer(context.invocation_metadata()).encode()
+        secret, digest = repeatable_secret(key, "ExchangeStartCode", token_id, request.request_id)
+        _, request_hash = repeatable_secret(key, "request", token_id, request.request_id)
+        sealed = await self._store.exchange_start_code(run.run_id, run.epoch, request_hash, digest)
+        self._backend.authenticator.forget(token_id)
+        return pb.ExchangeStartCodeResponse(run_token=token_text(token_id, secret), sealed_launch=sealed)
 
     async def ReleaseFlowRun(self, request: pb.ReleaseFlowRunRequest, context: Any) -> runs_pb.FlowRun:
         """See the API."""

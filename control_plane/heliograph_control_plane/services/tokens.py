@@ -78,8 +78,8 @@ def _check(request: pb.CreateTokenRequest, lifetime: int) -> None:
     found = []
     if not request.roles or options_pb2.ROLE_UNSPECIFIED in request.roles:
         found.append(FieldViolation("roles", "must name at least one role, and no unspecified one"))
-    if options_pb2.ROLE_RUN in request.roles:
-        found.append(FieldViolation("roles", "run tokens are made for runs only"))
+    if {options_pb2.ROLE_RUN, options_pb2.ROLE_START}.intersection(request.roles):
+        found.append(FieldViolation("roles", "run tokens and start codes are made for runs only"))
     if request.HasField("lifetime") and lifetime <= 0:
         found.append(FieldViolation("lifetime", "must be positive"))
     if found:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from heliograph.exceptions import InternalError
 from heliograph_control_plane.domain.runs import LATE_REPORTS, START_WITHIN, Phase
-from heliograph_control_plane.store import schema
+from heliograph_control_plane.store import schema, start_codes
 from heliograph_control_plane.store.database import Query
 from heliograph_control_plane.store.records import Leadership, Quarantined
 from heliograph_control_plane.store.requests import prune_records
@@ -57,6 +57,7 @@ def mark_restored(tx: Transaction, hold_micros: int) -> tuple[str, int]:
         )
     )
     tx.connection.execute(update(schema.flow_runs).where(_t.ready_micros < ready).values(ready_micros=ready))
+    start_codes.forget_all(tx)
     tx.tokens = True
     _, base = read_identity(tx.connection)
     incarnation = str(uuid.uuid4())
@@ -93,7 +94,7 @@ def release_leadership(tx: Transaction, name: str, holder: str) -> None:
 
 
 def prune(tx: Transaction, limit: int) -> int:
-    """Deletes old records of requests, and run tokens that are worthless for good."""
+    """Deletes old records of requests, and run tokens and start codes that are worthless for good."""
     worthless = (
         select(_rt.run_id, _rt.epoch)
         .join_from(schema.run_tokens, schema.flow_runs, _t.id == _rt.run_id)
@@ -103,7 +104,8 @@ def prune(tx: Transaction, limit: int) -> int:
     rows = tx.connection.execute(worthless).all()
     for run, epoch in rows:
         tx.connection.execute(delete(schema.run_tokens).where(_rt.run_id == run, _rt.epoch == epoch))
-    return len(rows) + prune_records(tx, tx.now - _RECORDS_KEPT, limit)
+    codes = start_codes.prune(tx, tx.now - LATE_REPORTS, limit)
+    return len(rows) + codes + prune_records(tx, tx.now - _RECORDS_KEPT, limit)
 
 
 def quarantine(tx: Transaction, kind: str, key: str, reason: str) -> None:

@@ -53,6 +53,7 @@ from heliograph_control_plane.store.records import (
     Token,
     Upcoming,
 )
+from heliograph_control_plane.store.start_codes import NewStartCode
 
 
 class Store(Protocol):
@@ -223,6 +224,16 @@ class Store(Protocol):
         the token was used, replaces the hash. Raises LeaseLostError, also when the agent is not `owner`'s (when given),
         and NotFoundError for a run that is not in `project` (when given) and `scope`."""
 
+    def put_start_code(self, new: NewStartCode) -> Pending[int]:
+        """Keeps the start code of a run that its agent holds, in place of one that was not exchanged, and returns when
+        it ends. Raises LeaseLostError and NotFoundError as `accept_flow_run` does, and IllegalTransitionError once the
+        run has begun."""
+
+    def exchange_start_code(self, run_id: str, epoch: int, request_hash: bytes, token_hash: bytes) -> Pending[bytes]:
+        """Replaces the hash of a run's token and returns what the agent sealed. The same request again changes nothing
+        and returns it again, until the token is used. Raises PermissionDeniedError for another request, and
+        LeaseLostError."""
+
     def release_flow_run(
         self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int
     ) -> Pending[FlowRun]:
@@ -261,6 +272,11 @@ class Store(Protocol):
 
     def authenticate_run(self, run_id: str, epoch: int, secret_hash: bytes) -> Pending[RunPrincipal | None]:
         """Returns what a run token stands for, when it is good now. Its first use is noted."""
+
+    def authenticate_start_code(
+        self, run_id: str, epoch: int, secret_hash: bytes
+    ) -> Pending[tuple[RunPrincipal, int] | None]:
+        """Returns what a start code stands for, when it is good now, and when it ends."""
 
     # --- logs -------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from heliograph_control_plane.store.records import (
     Upcoming,
 )
 from heliograph_control_plane.store.requests import find_effect, find_effects, record_effects
+from heliograph_control_plane.store.start_codes import is_exchanged
 from heliograph_control_plane.store.writer import GroupOperation, Transaction
 
 _t = schema.flow_runs.c
@@ -359,7 +360,9 @@ def _refuse_acceptance(tx: Transaction, head: Head, call: Acceptance) -> Heliogr
             schema.run_tokens.c.run_id == head.id, schema.run_tokens.c.epoch == call.epoch
         )
     )
-    return IllegalTransitionError("the run was accepted, and its token is in use") if used else None
+    if used or is_exchanged(tx, head.id, call.epoch):
+        return IllegalTransitionError("the run was accepted, and its token is in use")
+    return None
 
 
 def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int) -> FlowRun:

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION: Final = "0002"
+SCHEMA_VERSION: Final = "0003"
 """The newest migration: the only schema that this version of the server works with."""
 
 metadata = MetaData()
@@ -243,6 +243,20 @@ run_tokens = Table(
     PrimaryKeyConstraint("run_id", "epoch"),
     **_KEYED,
 )
+
+start_codes = Table(
+    "start_codes",
+    metadata,
+    Column("run_id", Int, nullable=False),
+    Column("epoch", Int, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expire_micros", Int, nullable=False),
+    Column("exchange_hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("run_id", "epoch"),
+    **_KEYED,
+)
+Index("start_codes_age", start_codes.c.expire_micros)
 
 agents = Table(
     "agents",

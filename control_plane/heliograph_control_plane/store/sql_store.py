@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import HeliographError, UnavailableError
 from heliograph_control_plane.domain.runs import start_up_grace
-from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, tokens
+from heliograph_control_plane.store import admin, agents, flow_runs, flows, leases, logs, migrate, start_codes, tokens
 from heliograph_control_plane.store.database import Database
 from heliograph_control_plane.store.events import EventStore
 from heliograph_control_plane.store.notices import Notices
@@ -55,6 +55,7 @@ from heliograph_control_plane.store.records import (
     Token,
     Upcoming,
 )
+from heliograph_control_plane.store.start_codes import NewStartCode
 from heliograph_control_plane.store.writer import GroupOperation, Transaction, Writer
 
 T = TypeVar("T")
@@ -335,6 +336,14 @@ class SqlStore:
         acceptance = leases.Acceptance(agent, run_id, epoch, token_hash, project, scope, owner)
         return self._writer.submit_grouped(_ACCEPT, acceptance, 3)
 
+    def put_start_code(self, new: NewStartCode) -> Pending[int]:
+        """Keeps a start code."""
+        return self._write(lambda tx: start_codes.put(tx, new))
+
+    def exchange_start_code(self, run_id: str, epoch: int, request_hash: bytes, token_hash: bytes) -> Pending[bytes]:
+        """Exchanges a start code for a run token."""
+        return self._write(lambda tx: start_codes.exchange(tx, run_id, epoch, request_hash, token_hash))
+
     def release_flow_run(
         self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int
     ) -> Pending[FlowRun]:
@@ -400,6 +409,12 @@ class SqlStore:
             return principal
 
         return self._read(read)
+
+    def authenticate_start_code(
+        self, run_id: str, epoch: int, secret_hash: bytes
+    ) -> Pending[tuple[RunPrincipal, int] | None]:
+        """Returns what a good start code stands for."""
+        return self._read(lambda c: start_codes.authenticate(c, run_id, epoch, secret_hash, self.now()))
 
     # --- logs -------------------------------------------------------------------------------------------------------
 

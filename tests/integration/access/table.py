@@ -3,7 +3,8 @@
 Columns, two spaces apart:
 
 - the method;
-- who may call it: A administrator, a author, o operator, v viewer, g agent, r a run's token; anybody else is refused;
+- who may call it: A administrator, a author, o operator, v viewer, g agent, r a run's token, s a run's start code;
+  anybody else is refused;
 - the answer about what is the caller's own;
 - about what is another project's, under its real name: the same as for names that nobody has;
 - about the id of another project's thing under a name of the caller's own project: again as for one that nobody has.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROLES = {"admin": "A", "author": "a", "operator": "o", "viewer": "v", "agent": "g", "run": "r"}
+ROLES = {"admin": "A", "author": "a", "operator": "o", "viewer": "v", "agent": "g", "run": "r", "start": "s"}
 
 NOT_ALLOWED = "PERMISSION_DENIED: the token's roles do not allow this call"
 NO_TOKEN = "UNAUTHENTICATED: no valid token"
@@ -33,67 +34,69 @@ _TEXTS = {
 }
 
 _TABLE = """
-AdminService/GetServerInfo            A a o v g r  OK                  OK          OK
-AdminService/WhoAmI                   A a o v g r  OK                  OK          OK
-AgentService/RegisterAgent            A - - - g -  OK                  <taken>     <taken>
-AgentService/LeaseFlowRuns            A - - - g -  OK                  <agent>     OK
-AgentService/AcceptFlowRun            A - - - g -  OK                  <run>       <run>
-AgentService/ReleaseFlowRun           A - - - g -  OK                  <run>       <run>
-AgentService/HeartbeatAgent           A - - - g -  OK                  <agent>     OK
-AgentService/ReportFlowRunExit        A - - - g -  OK                  <run>       <run>
-AgentService/GetAgent                 A a o v g -  OK                  <agent>     <agent>
-AgentService/ListAgents               A a o v - -  OK                  OK          OK
-AgentService/DeleteAgent              A - o - - -  OK                  OK          OK
-FlowRunService/CreateFlowRun          A a o - - r  OK                  <project>   <version>
-FlowRunService/BatchCreateFlowRuns    A a o - - r  OK                  <project>   <version>
-FlowRunService/GetFlowRun             A a o v g r  OK                  <run>       <run>
-FlowRunService/ListFlowRuns           A a o v - -  OK                  <project>   NOT_FOUND
-FlowRunService/CancelFlowRun          A a o - - -  OK                  <run>       <run>
-FlowRunService/ListFlowRunStates      A a o v - -  OK                  <run>       <run>
-FlowRunService/ExplainFlowRun         A a o v - -  OK                  <run>       <run>
-FlowRunService/WatchFlowRuns          A a o v - r  OK                  <project>   <run>
-FlowRunService/ConfirmFlowRunDead     A - o - - -  ILLEGAL_TRANSITION  <run>       <run>
-FlowService/RegisterFlowVersion       A a - - - -  OK                  <project>   OK
-FlowService/GetFlow                   A a o v - r  OK                  <project>   NOT_FOUND
-FlowService/ListFlows                 A a o v - -  OK                  <project>   OK
-FlowService/GetFlowVersion            A a o v g r  OK                  <project>   NOT_FOUND
-FlowService/ListFlowVersions          A a o v - -  OK                  <project>   NOT_FOUND
-LogService/WriteLogEntries            A - - - g r  OK                  <run>       <run>
-LogService/ListLogEntries             A a o v - -  OK                  <run>       <run>
-LogService/TailLogEntries             A a o v - -  OK                  <run>       <run>
-ProjectService/CreateProject          A a - - - -  OK                  <limited>   OK
-ProjectService/GetProject             A a o v - -  OK                  <project>   OK
-ProjectService/ListProjects           A a o v - -  OK                  OK          OK
-RunReportingService/StreamRunEvents   A - - - g r  OK                  <run>       <run>
-RunReportingService/ReportRunEvents   A - - - g r  OK                  <run>       <run>
-ScheduleService/GetSchedule           A a o v - -  OK                  <schedule>  NOT_FOUND
-ScheduleService/ListSchedules         A a o v - -  OK                  <project>   OK
-ScheduleService/PauseSchedule         A a o - - -  OK                  <schedule>  NOT_FOUND
-ScheduleService/ResumeSchedule        A a o - - -  OK                  <schedule>  NOT_FOUND
-ScheduleService/PreviewSchedule       A a o v - -  OK                  <schedule>  NOT_FOUND
-TaskRunService/GetTaskRun             A a o v - r  OK                  <run>       <run>
-TaskRunService/ListTaskRuns           A a o v - r  OK                  <run>       <run>
-TaskRunService/ListTaskRunStates      A a o v - -  OK                  <run>       <run>
-TokenService/CreateToken              A - - - - -  OK                  <further>   OK
-TokenService/ListTokens               A - - - - -  OK                  OK          OK
-TokenService/RevokeToken              A - - - - -  OK                  <token>     <token>
+AdminService/GetServerInfo            A a o v g r -  OK                  OK          OK
+AdminService/WhoAmI                   A a o v g r -  OK                  OK          OK
+AgentService/RegisterAgent            A - - - g - -  OK                  <taken>     <taken>
+AgentService/LeaseFlowRuns            A - - - g - -  OK                  <agent>     OK
+AgentService/AcceptFlowRun            A - - - g - -  OK                  <run>       <run>
+AgentService/CreateStartCode          A - - - g - -  OK                  <run>       <run>
+AgentService/ExchangeStartCode        - - - - - - s  OK                  OK          OK
+AgentService/ReleaseFlowRun           A - - - g - -  OK                  <run>       <run>
+AgentService/HeartbeatAgent           A - - - g - -  OK                  <agent>     OK
+AgentService/ReportFlowRunExit        A - - - g - -  OK                  <run>       <run>
+AgentService/GetAgent                 A a o v g - -  OK                  <agent>     <agent>
+AgentService/ListAgents               A a o v - - -  OK                  OK          OK
+AgentService/DeleteAgent              A - o - - - -  OK                  OK          OK
+FlowRunService/CreateFlowRun          A a o - - r -  OK                  <project>   <version>
+FlowRunService/BatchCreateFlowRuns    A a o - - r -  OK                  <project>   <version>
+FlowRunService/GetFlowRun             A a o v g r -  OK                  <run>       <run>
+FlowRunService/ListFlowRuns           A a o v - - -  OK                  <project>   NOT_FOUND
+FlowRunService/CancelFlowRun          A a o - - - -  OK                  <run>       <run>
+FlowRunService/ListFlowRunStates      A a o v - - -  OK                  <run>       <run>
+FlowRunService/ExplainFlowRun         A a o v - - -  OK                  <run>       <run>
+FlowRunService/WatchFlowRuns          A a o v - r -  OK                  <project>   <run>
+FlowRunService/ConfirmFlowRunDead     A - o - - - -  ILLEGAL_TRANSITION  <run>       <run>
+FlowService/RegisterFlowVersion       A a - - - - -  OK                  <project>   OK
+FlowService/GetFlow                   A a o v - r -  OK                  <project>   NOT_FOUND
+FlowService/ListFlows                 A a o v - - -  OK                  <project>   OK
+FlowService/GetFlowVersion            A a o v g r -  OK                  <project>   NOT_FOUND
+FlowService/ListFlowVersions          A a o v - - -  OK                  <project>   NOT_FOUND
+LogService/WriteLogEntries            A - - - g r -  OK                  <run>       <run>
+LogService/ListLogEntries             A a o v - - -  OK                  <run>       <run>
+LogService/TailLogEntries             A a o v - - -  OK                  <run>       <run>
+ProjectService/CreateProject          A a - - - - -  OK                  <limited>   OK
+ProjectService/GetProject             A a o v - - -  OK                  <project>   OK
+ProjectService/ListProjects           A a o v - - -  OK                  OK          OK
+RunReportingService/StreamRunEvents   A - - - g r -  OK                  <run>       <run>
+RunReportingService/ReportRunEvents   A - - - g r -  OK                  <run>       <run>
+ScheduleService/GetSchedule           A a o v - - -  OK                  <schedule>  NOT_FOUND
+ScheduleService/ListSchedules         A a o v - - -  OK                  <project>   OK
+ScheduleService/PauseSchedule         A a o - - - -  OK                  <schedule>  NOT_FOUND
+ScheduleService/ResumeSchedule        A a o - - - -  OK                  <schedule>  NOT_FOUND
+ScheduleService/PreviewSchedule       A a o v - - -  OK                  <schedule>  NOT_FOUND
+TaskRunService/GetTaskRun             A a o v - r -  OK                  <run>       <run>
+TaskRunService/ListTaskRuns           A a o v - r -  OK                  <run>       <run>
+TaskRunService/ListTaskRunStates      A a o v - - -  OK                  <run>       <run>
+TokenService/CreateToken              A - - - - - -  OK                  <further>   OK
+TokenService/ListTokens               A - - - - - -  OK                  OK          OK
+TokenService/RevokeToken              A - - - - - -  OK                  <token>     <token>
 """
 
 STANDARD = {
     # Health, reflection and channelz are for people who look at the server.
-    "/grpc.health.v1.Health/Check": "A a o v - -",
-    "/grpc.health.v1.Health/Watch": "A a o v - -",
-    "/grpc.health.v1.Health/List": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetTopChannels": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetServers": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetServer": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetServerSockets": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetChannel": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetSubchannel": "A a o v - -",
-    "/grpc.channelz.v1.Channelz/GetSocket": "A a o v - -",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "A a o v - -",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "A a o v - -",
-    "/no.such.Service/Method": "- - - - - -",
+    "/grpc.health.v1.Health/Check": "A a o v - - -",
+    "/grpc.health.v1.Health/Watch": "A a o v - - -",
+    "/grpc.health.v1.Health/List": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetTopChannels": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetServers": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetServer": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetServerSockets": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetChannel": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetSubchannel": "A a o v - - -",
+    "/grpc.channelz.v1.Channelz/GetSocket": "A a o v - - -",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "A a o v - - -",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "A a o v - - -",
+    "/no.such.Service/Method": "- - - - - - -",
 }
 
 TELLS_WHAT_IS_TAKEN = {"AgentService/RegisterAgent"}

@@ -132,6 +132,9 @@ class World:
         self.agent = scene.agent(label, api=self.api).name
         running = self.lease()
         self.tokens["run"] = running.token
+        begins = self.lease()
+        code = agents.CreateStartCodeRequest(agent=self.agent, flow_run=begins.run, epoch=begins.epoch)
+        self.tokens["start"] = self.api.agents.CreateStartCode(code).start_code
         run = scene.api(running.token)
         run.reporting.ReportRunEvents(
             reporting.RunEventBatch(
@@ -205,6 +208,11 @@ REQUESTS: Mapping[str, Callable[[Names], Any]] = {
     "AgentService/AcceptFlowRun": lambda n: agents.AcceptFlowRunRequest(
         agent=n.agent, flow_run=n.accepted.run, epoch=n.accepted.epoch
     ),
+    "AgentService/CreateStartCode": lambda n: agents.CreateStartCodeRequest(
+        agent=n.agent, flow_run=n.accepted.run, epoch=n.accepted.epoch, sealed_launch=b"sealed"
+    ),
+    # About nothing but the code that it brings: the same request each time, which is given the same answer.
+    "AgentService/ExchangeStartCode": lambda _: agents.ExchangeStartCodeRequest(request_id="one-and-the-same"),
     "AgentService/ReleaseFlowRun": lambda n: agents.ReleaseFlowRunRequest(
         agent=n.agent, flow_run=n.released.run, epoch=n.released.epoch, back_off=Duration(seconds=3_600)
     ),

@@ -349,6 +349,124 @@ class AcceptFlowRunResponse(_message.Message):
 Global___AcceptFlowRunResponse: _TypeAlias = AcceptFlowRunResponse  # noqa: Y015
 
 @_typing.final
+class CreateStartCodeRequest(_message.Message):
+    """Request of CreateStartCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    FLOW_RUN_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEALED_LAUNCH_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """`agents/{agent}`."""
+    flow_run: _builtins.str
+    """`projects/{project}/flowRuns/{flow_run}`."""
+    epoch: _builtins.int
+    """Epoch of the lease."""
+    sealed_launch: _builtins.bytes
+    """What the run is to know, sealed by the agent with a key that the control plane never has. Given out with the run
+    token.
+    """
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the code may be exchanged, at most one day. Unset means 15 minutes."""
+
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        flow_run: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        sealed_launch: _builtins.bytes = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "epoch", b"epoch", "flow_run", b"flow_run", "lifetime", b"lifetime", "sealed_launch", b"sealed_launch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStartCodeRequest: _TypeAlias = CreateStartCodeRequest  # noqa: Y015
+
+@_typing.final
+class CreateStartCodeResponse(_message.Message):
+    """Response of CreateStartCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_CODE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    start_code: _builtins.str
+    """The code. It has the form of a token, and may call ExchangeStartCode alone."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, if it is not exchanged before."""
+
+    def __init__(
+        self,
+        *,
+        start_code: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "start_code", b"start_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStartCodeResponse: _TypeAlias = CreateStartCodeResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeStartCodeRequest(_message.Message):
+    """Request of ExchangeStartCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Made by the run and told to nobody else: with the code, it is what the run token can be had with again."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeStartCodeRequest: _TypeAlias = ExchangeStartCodeRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeStartCodeResponse(_message.Message):
+    """Response of ExchangeStartCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_TOKEN_FIELD_NUMBER: _builtins.int
+    SEALED_LAUNCH_FIELD_NUMBER: _builtins.int
+    run_token: _builtins.str
+    """Token bound to the run at the epoch of the code, in place of the one that its agent was given."""
+    sealed_launch: _builtins.bytes
+    """What the agent sealed."""
+    def __init__(
+        self,
+        *,
+        run_token: _builtins.str = ...,
+        sealed_launch: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_token", b"run_token", "sealed_launch", b"sealed_launch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeStartCodeResponse: _TypeAlias = ExchangeStartCodeResponse  # noqa: Y015
+
+@_typing.final
 class ReleaseFlowRunRequest(_message.Message):
     """Request of ReleaseFlowRun."""
 

@@ -51,6 +51,16 @@ class AgentServiceStub(object):
                 request_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunRequest.SerializeToString,
                 response_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunResponse.FromString,
                 _registered_method=True)
+        self.CreateStartCode = channel.unary_unary(
+                '/heliograph.api.v1.AgentService/CreateStartCode',
+                request_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeRequest.SerializeToString,
+                response_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeResponse.FromString,
+                _registered_method=True)
+        self.ExchangeStartCode = channel.unary_unary(
+                '/heliograph.api.v1.AgentService/ExchangeStartCode',
+                request_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeRequest.SerializeToString,
+                response_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeResponse.FromString,
+                _registered_method=True)
         self.ReleaseFlowRun = channel.unary_unary(
                 '/heliograph.api.v1.AgentService/ReleaseFlowRun',
                 request_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.ReleaseFlowRunRequest.SerializeToString,
@@ -108,6 +118,23 @@ class AgentServiceServicer(object):
         """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
         Calling again under the same epoch, before the token was used, returns the same token; by another token of the
         agent's, another one in place of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateStartCode(self, request, context):
+        """Makes the start code of an accepted run, for infrastructure that shows whoever looks what it was given: the code
+        is worth nothing once the run has exchanged it. Calling again under the same epoch, before that, returns the same
+        code; by another token of the agent's, another one in place of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeStartCode(self, request, context):
+        """Exchanges the start code that the call brings as its token for the run token. Once: the same `request_id` gives
+        the same answer until the run token is used, any other one is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +201,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.AcceptFlowRun,
                     request_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunRequest.FromString,
                     response_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunResponse.SerializeToString,
+            ),
+            'CreateStartCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStartCode,
+                    request_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeRequest.FromString,
+                    response_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeResponse.SerializeToString,
+            ),
+            'ExchangeStartCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeStartCode,
+                    request_deserializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeRequest.FromString,
+                    response_serializer=heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeResponse.SerializeToString,
             ),
             'ReleaseFlowRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseFlowRun,
@@ -288,6 +325,60 @@ class AgentService(object):
             '/heliograph.api.v1.AgentService/AcceptFlowRun',
             heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunRequest.SerializeToString,
             heliograph_dot_api_dot_v1_dot_agent__service__pb2.AcceptFlowRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateStartCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliograph.api.v1.AgentService/CreateStartCode',
+            heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeRequest.SerializeToString,
+            heliograph_dot_api_dot_v1_dot_agent__service__pb2.CreateStartCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeStartCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heliograph.api.v1.AgentService/ExchangeStartCode',
+            heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeRequest.SerializeToString,
+            heliograph_dot_api_dot_v1_dot_agent__service__pb2.ExchangeStartCodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,15 @@ class AgentServiceStub:
     Calling again under the same epoch, before the token was used, returns the same token; by another token of the
     agent's, another one in place of it.
     """
+    CreateStartCode: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.CreateStartCodeRequest, _agent_service_pb2.CreateStartCodeResponse]
+    """Makes the start code of an accepted run, for infrastructure that shows whoever looks what it was given: the code
+    is worth nothing once the run has exchanged it. Calling again under the same epoch, before that, returns the same
+    code; by another token of the agent's, another one in place of it.
+    """
+    ExchangeStartCode: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ExchangeStartCodeRequest, _agent_service_pb2.ExchangeStartCodeResponse]
+    """Exchanges the start code that the call brings as its token for the run token. Once: the same `request_id` gives
+    the same answer until the run token is used, any other one is refused.
+    """
     ReleaseFlowRun: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ReleaseFlowRunRequest, _flow_run_service_pb2.FlowRun]
     """Gives a leased run back that was not launched: it returns to the queue, or crashes when `failure` is set."""
     HeartbeatAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.HeartbeatAgentRequest, _agent_service_pb2.HeartbeatAgentResponse]
@@ -81,6 +90,15 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
     Calling again under the same epoch, before the token was used, returns the same token; by another token of the
     agent's, another one in place of it.
+    """
+    CreateStartCode: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.CreateStartCodeRequest, _agent_service_pb2.CreateStartCodeResponse]  # type: ignore[assignment]
+    """Makes the start code of an accepted run, for infrastructure that shows whoever looks what it was given: the code
+    is worth nothing once the run has exchanged it. Calling again under the same epoch, before that, returns the same
+    code; by another token of the agent's, another one in place of it.
+    """
+    ExchangeStartCode: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ExchangeStartCodeRequest, _agent_service_pb2.ExchangeStartCodeResponse]  # type: ignore[assignment]
+    """Exchanges the start code that the call brings as its token for the run token. Once: the same `request_id` gives
+    the same answer until the run token is used, any other one is refused.
     """
     ReleaseFlowRun: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ReleaseFlowRunRequest, _flow_run_service_pb2.FlowRun]  # type: ignore[assignment]
     """Gives a leased run back that was not launched: it returns to the queue, or crashes when `failure` is set."""
@@ -131,6 +149,27 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Confirms a lease before anything is launched: the run becomes Submitted, and its run token is minted.
         Calling again under the same epoch, before the token was used, returns the same token; by another token of the
         agent's, another one in place of it.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateStartCode(
+        self,
+        request: _agent_service_pb2.CreateStartCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.CreateStartCodeResponse, _abc.Awaitable[_agent_service_pb2.CreateStartCodeResponse]]:
+        """Makes the start code of an accepted run, for infrastructure that shows whoever looks what it was given: the code
+        is worth nothing once the run has exchanged it. Calling again under the same epoch, before that, returns the same
+        code; by another token of the agent's, another one in place of it.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeStartCode(
+        self,
+        request: _agent_service_pb2.ExchangeStartCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.ExchangeStartCodeResponse, _abc.Awaitable[_agent_service_pb2.ExchangeStartCodeResponse]]:
+        """Exchanges the start code that the call brings as its token for the run token. Once: the same `request_id` gives
+        the same answer until the run token is used, any other one is refused.
         """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheliograph/api/v1/options.proto\x12\x11heliograph.api.v1\x1a google/protobuf/descriptor.proto\"`\n\x07\x43rosses\x12/\n\x05\x63lass\x18\x01 \x01(\x0e\x32 .heliograph.api.v1.CrossingClass\x12\x11\n\tmax_bytes\x18\x02 \x01(\r\x12\x11\n\tmax_items\x18\x03 \x01(\r\"H\n\x0cMethodPolicy\x12\x10\n\x08mutation\x18\x01 \x01(\x08\x12&\n\x05roles\x18\x02 \x03(\x0e\x32\x17.heliograph.api.v1.Role*\xb7\x01\n\rCrossingClass\x12\x1e\n\x1a\x43ROSSING_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ROSSING_CLASS_ID\x10\x01\x12\x17\n\x13\x43ROSSING_CLASS_META\x10\x02\x12\x19\n\x15\x43ROSSING_CLASS_SEALED\x10\x03\x12\x1c\n\x18\x43ROSSING_CLASS_USER_TEXT\x10\x04\x12\x1d\n\x19\x43ROSSING_CLASS_CREDENTIAL\x10\x05*\x7f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x0f\n\x0bROLE_AUTHOR\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0f\n\x0bROLE_VIEWER\x10\x04\x12\x0e\n\nROLE_AGENT\x10\x05\x12\x0c\n\x08ROLE_RUN\x10\x06:L\n\x07\x63rosses\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1a.heliograph.api.v1.Crosses:Q\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1f.heliograph.api.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheliograph/api/v1/options.proto\x12\x11heliograph.api.v1\x1a google/protobuf/descriptor.proto\"`\n\x07\x43rosses\x12/\n\x05\x63lass\x18\x01 \x01(\x0e\x32 .heliograph.api.v1.CrossingClass\x12\x11\n\tmax_bytes\x18\x02 \x01(\r\x12\x11\n\tmax_items\x18\x03 \x01(\r\"H\n\x0cMethodPolicy\x12\x10\n\x08mutation\x18\x01 \x01(\x08\x12&\n\x05roles\x18\x02 \x03(\x0e\x32\x17.heliograph.api.v1.Role*\xb7\x01\n\rCrossingClass\x12\x1e\n\x1a\x43ROSSING_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ROSSING_CLASS_ID\x10\x01\x12\x17\n\x13\x43ROSSING_CLASS_META\x10\x02\x12\x19\n\x15\x43ROSSING_CLASS_SEALED\x10\x03\x12\x1c\n\x18\x43ROSSING_CLASS_USER_TEXT\x10\x04\x12\x1d\n\x19\x43ROSSING_CLASS_CREDENTIAL\x10\x05*\x8f\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x0f\n\x0bROLE_AUTHOR\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0f\n\x0bROLE_VIEWER\x10\x04\x12\x0e\n\nROLE_AGENT\x10\x05\x12\x0c\n\x08ROLE_RUN\x10\x06\x12\x0e\n\nROLE_START\x10\x07:L\n\x07\x63rosses\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1a.heliograph.api.v1.Crosses:Q\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1f.heliograph.api.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CROSSINGCLASS']._serialized_start=261
   _globals['_CROSSINGCLASS']._serialized_end=444
-  _globals['_ROLE']._serialized_start=446
-  _globals['_ROLE']._serialized_end=573
+  _globals['_ROLE']._serialized_start=447
+  _globals['_ROLE']._serialized_end=590
   _globals['_CROSSES']._serialized_start=88
   _globals['_CROSSES']._serialized_end=184
   _globals['_METHODPOLICY']._serialized_start=186

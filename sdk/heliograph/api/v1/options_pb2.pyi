@@ -34,7 +34,7 @@ class _CrossingClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Crossin
     CROSSING_CLASS_META: _CrossingClass.ValueType  # 2
     """Metadata: a name with a limited character set, or a word of a closed vocabulary."""
     CROSSING_CLASS_SEALED: _CrossingClass.ValueType  # 3
-    """Ciphertext that only agents can open."""
+    """Ciphertext that only the user's side can open: agents, or the runs that they start."""
     CROSSING_CLASS_USER_TEXT: _CrossingClass.ValueType  # 4
     """Text that a user sent by an explicit act: a log line, a parameter value, a description."""
     CROSSING_CLASS_CREDENTIAL: _CrossingClass.ValueType  # 5
@@ -50,7 +50,7 @@ CROSSING_CLASS_ID: CrossingClass.ValueType  # 1
 CROSSING_CLASS_META: CrossingClass.ValueType  # 2
 """Metadata: a name with a limited character set, or a word of a closed vocabulary."""
 CROSSING_CLASS_SEALED: CrossingClass.ValueType  # 3
-"""Ciphertext that only agents can open."""
+"""Ciphertext that only the user's side can open: agents, or the runs that they start."""
 CROSSING_CLASS_USER_TEXT: CrossingClass.ValueType  # 4
 """Text that a user sent by an explicit act: a log line, a parameter value, a description."""
 CROSSING_CLASS_CREDENTIAL: CrossingClass.ValueType  # 5
@@ -77,6 +77,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Leases runs and reports what became of their infrastructure."""
     ROLE_RUN: _Role.ValueType  # 6
     """Reports one run at one epoch; creates and reads its child runs."""
+    ROLE_START: _Role.ValueType  # 7
+    """Holds a start code: exchanges it for a run token, and nothing else."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a principal may do. A token carries one or more roles, within its projects."""
@@ -95,6 +97,8 @@ ROLE_AGENT: Role.ValueType  # 5
 """Leases runs and reports what became of their infrastructure."""
 ROLE_RUN: Role.ValueType  # 6
 """Reports one run at one epoch; creates and reads its child runs."""
+ROLE_START: Role.ValueType  # 7
+"""Holds a start code: exchanges it for a run token, and nothing else."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
