@@ -3,6 +3,8 @@
 `python -m heliograph_agents.container OFFER [--runs DIR] [--termination-log FILE]`. OFFER is a folder with
 `launch.json` and `token`, mounted or copied there by the agent; it may be read-only. The run directory is made below
 DIR. Nothing secret comes by argument or environment.
+
+With `--start` there is no folder: the variable `HELIOGRAPH_START` has a start code, which is exchanged for both.
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from heliograph.engine.codes import StateCode
+from heliograph.utilities.files import write_atomically
 from heliograph_agents.run_directory import (
     ExitRecord,
     RunDirectory,
     exit_record_text,
     parse_launch_record,
 )
+from heliograph_agents.start_code import VARIABLE, RefusedError, Start, collect
 
 OFFER = "/heliograph/offer"
 """Where launchers lay `launch.json` and `token`."""
@@ -33,7 +38,7 @@ EXIT_GOOD = 0
 EXIT_FAILED = 1
 """The run failed, and the control plane knows."""
 EXIT_CRASHED = 2
-"""The run crashed, and the control plane knows; or the supervisor itself failed."""
+"""The run crashed, and the control plane knows."""
 EXIT_UNSHIPPED = 75
 """The control plane does not know all of it: the rest is in the outbox."""
 EXIT_LEASE_LOST = 76
@@ -42,6 +47,12 @@ EXIT_STARTED_BEFORE = 77
 """This attempt was started before; it is never started twice."""
 EXIT_NO_OFFER = 78
 """There is nothing to run here."""
+EXIT_CODE_SPENT = 79
+"""Somebody else exchanged its start code."""
+EXIT_CODE_REFUSED = 80
+"""Its start code was not exchanged: it had ended, or its lease had, or nobody could be reached."""
+EXIT_SUPERVISOR_FAILED = 81
+"""The supervisor itself failed, and nobody knows what became of the run."""
 
 MAX_TERMINATION_BYTES = 4096
 
@@ -52,12 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("offer", type=Path, nargs="?", default=Path(OFFER), metavar="OFFER")
     parser.add_argument("--runs", type=Path, default=Path(RUNS), metavar="DIR")
     parser.add_argument("--termination-log", type=Path, metavar="FILE")
+    parser.add_argument("--start", action="store_true")
     given = parser.parse_args(arguments)
     try:
+        if given.start:
+            given.offer = _collect(given.runs)
         record = parse_launch_record((given.offer / "launch.json").read_text())
         token = (given.offer / "token").read_text()
         given.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = RunDirectory.create(given.runs, record, token)
+    except RefusedError as error:
+        print(f"heliograph: the start code is not exchanged: {error}", file=sys.stderr)
+        return EXIT_CODE_SPENT if error.spent else EXIT_CODE_REFUSED
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"heliograph: there is nothing to run in {given.offer}: {error}", file=sys.stderr)
         return EXIT_NO_OFFER
@@ -79,10 +96,25 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(ended)
 
 
+def _collect(runs: Path) -> Path:
+    """Exchanges the start code, and lays what it gives into a folder as an agent does elsewhere."""
+    # Nothing of the flow has begun: whoever ends it now may have it started again. (The first process of a container
+    # would not hear of it otherwise.)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_CODE_REFUSED))
+    # No child of this process has it, the flow above all.
+    start = Start.parse(os.environ.pop(VARIABLE, ""))
+    found = collect(start, tell=lambda sentence: print(f"heliograph: {sentence}", file=sys.stderr, flush=True))
+    offer = runs.parent / "offer"
+    offer.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, data in {"launch.json": found.launch.encode(), "token": found.run_token.encode(), **found.files}.items():
+        write_atomically(offer / Path(name).name, data, 0o600)
+    return offer
+
+
 def exit_code(record: ExitRecord | None) -> int:
     """Returns what the container's exit code says of the attempt."""
     if record is None:
-        return EXIT_CRASHED
+        return EXIT_SUPERVISOR_FAILED
     if record.lease_lost:
         return EXIT_LEASE_LOST
     if record.unshipped:

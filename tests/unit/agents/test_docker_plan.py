@@ -11,7 +11,7 @@ from heliograph.exceptions import InvalidArgumentError
 from heliograph.run_configs import DockerRun
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import BundleSpec, ExitKind, LaunchError, RunSpec
-from heliograph_agents.launchers.docker.address import address_inside
+from heliograph_agents.launchers.address import address_inside
 from heliograph_agents.launchers.docker.images import split
 from heliograph_agents.launchers.docker.offer import Owner, owner_of
 from heliograph_agents.launchers.docker.options import DockerOptions

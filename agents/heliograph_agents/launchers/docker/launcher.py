@@ -28,8 +28,8 @@ from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_in, exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launchers.address import address_inside, certificates
 from heliograph_agents.launchers.docker import cleaning
-from heliograph_agents.launchers.docker.address import address_inside, certificates
 from heliograph_agents.launchers.docker.engine import Engine, EngineAwayError, EngineRefusedError
 from heliograph_agents.launchers.docker.events import Watch
 from heliograph_agents.launchers.docker.images import provide
@@ -199,7 +199,7 @@ class DockerLauncher:
         body = {**plan.body, "Image": image, "Labels": {**plan.body["Labels"], f"{LABEL}image-run": image}}
         engine.create(body, name, plan.platform)
         owner = owner_of(str(plan.body.get("User") or user), lambda path: one_file(engine.get(name, path)))
-        tls, files = certificates(record.settings.tls)
+        tls, files = certificates(record.settings.tls, f"{PLACE}/offer")
         record = replace(record, settings=replace(record.settings, tls=tls))
         engine.put(name, PLACE, Offer(launch_record_text(record), token, files).archive(owner))
         for network in plan.more_networks:

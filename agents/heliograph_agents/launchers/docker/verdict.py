@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from heliograph.engine.codes import FailureCode
-from heliograph_agents.container import EXIT_CRASHED, EXIT_NO_OFFER, EXIT_STARTED_BEFORE
+from heliograph_agents.container import EXIT_NO_OFFER, EXIT_STARTED_BEFORE, EXIT_SUPERVISOR_FAILED
 from heliograph_agents.run_directory import ExitRecord
 
 _START_FAILURES = (126, 127)
@@ -81,7 +81,7 @@ def _why(code: int, number: int | None, printed: str, *, oom: bool) -> tuple[Fai
         return FailureCode.SUPERVISOR_DIED, "its container did not find what the agent had laid there for it"
     if code == EXIT_STARTED_BEFORE:
         return FailureCode.SUPERVISOR_DIED, "somebody started its container a second time"
-    if code == EXIT_CRASHED:
+    if code == EXIT_SUPERVISOR_FAILED:
         return FailureCode.SUPERVISOR_DIED, "its supervisor failed"
     return FailureCode.EXIT_CODE, f"its container exited with {code} before it was over"
 

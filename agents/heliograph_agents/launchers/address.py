@@ -7,7 +7,6 @@ from typing import Any
 
 from heliograph.client.channel import TlsFiles, is_loopback, normalize_address
 from heliograph.exceptions import InvalidArgumentError
-from heliograph_agents.launchers.docker.plan import PLACE
 
 _FILES = ("tls_ca", "tls_cert", "tls_key")
 
@@ -18,7 +17,7 @@ def address_inside(address: str, advertised: str, networks: tuple[str, ...], tls
     Args:
         address: The agent's own.
         advertised: `--advertise-address`; empty means the same.
-        networks: The agent's networks.
+        networks: The agent's networks; `host` means that containers share its host's loopback.
         tls: The client's TLS settings.
 
     Raises:
@@ -45,8 +44,12 @@ def address_inside(address: str, advertised: str, networks: tuple[str, ...], tls
     return advertised
 
 
-def certificates(tls: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+def certificates(tls: dict[str, Any], offer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Returns the TLS settings as a container has them, and the files to lay there.
+
+    Args:
+        tls: The client's TLS settings.
+        offer: Folder of the container in which the files will be.
 
     Raises:
         OSError: A file cannot be read.
@@ -55,5 +58,5 @@ def certificates(tls: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]
     for name in _FILES:
         if path := tls.get(name):
             files[f"{name}.pem"] = Path(str(path)).expanduser().read_bytes()
-            inside[name] = f"{PLACE}/offer/{name}.pem"
+            inside[name] = f"{offer}/{name}.pem"
     return inside, files
