@@ -57,7 +57,13 @@ def begun(stack: Stack, **runs: dict[str, Any]) -> Iterator[tuple[Client, dict[s
             name: client.create_flow_run(f"{PROJECT}/still", {"witness": str(seen(stack, name)), **parameters})
             for name, parameters in runs.items()
         }
-        wait_until(lambda: all(witness(seen(stack, name)) for name in runs), "all runs are in their first step")
+        wait_until(
+            lambda: all(
+                witness(seen(stack, name)) and StateCode(client.get_flow_run(run).state) is StateCode.RUNNING
+                for name, run in ids.items()
+            ),
+            "all runs are in their first step, and the control plane has heard of it",
+        )
         yield client, ids
 
 

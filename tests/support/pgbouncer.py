@@ -18,6 +18,8 @@ from tests.support.stack import wait_until
 BINARY = "/usr/sbin/pgbouncer"
 _NOBODY = 65534
 _PORT = 6432
+SESSIONS = 6
+"""Of PostgreSQL, for all that connect to one database."""
 _SETTINGS = """
 [databases]
 * = host={cluster}
@@ -29,7 +31,7 @@ unix_socket_mode = 0777
 listen_port = {port}
 auth_type = trust
 auth_file = {folder}/users
-default_pool_size = 6
+default_pool_size = {sessions}
 max_client_conn = 500
 logfile = {folder}/log
 pidfile = {folder}/pid
@@ -65,7 +67,9 @@ def pgbouncer(cluster: PostgresCluster) -> Iterator[PgBouncer]:
         pytest.fail("PgBouncer is not installed: apt-get install pgbouncer", pytrace=False)
     folder = Path(tempfile.mkdtemp(prefix="heliograph-pgb-", dir="/tmp"))  # sockets want a short path
     folder.chmod(0o755)
-    (folder / "pgbouncer.ini").write_text(_SETTINGS.format(cluster=cluster.folder, folder=folder, port=_PORT))
+    (folder / "pgbouncer.ini").write_text(
+        _SETTINGS.format(cluster=cluster.folder, folder=folder, port=_PORT, sessions=SESSIONS)
+    )
     (folder / "users").write_text('"postgres" ""\n')
     command = [BINARY, str(folder / "pgbouncer.ini")]
     if os.getuid() == 0:  # it refuses to run as root

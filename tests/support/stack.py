@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from heliograph.api.v1.flow_run_service_pb2 import FlowRun
 
 PROJECT = "proof"
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 def free_port() -> int:
@@ -218,7 +218,7 @@ class Stack:
         with self.connection() as connection:
             return self._get(connection, run)
 
-    def wait_for(self, run: str, *states: StateCode, seconds: float = 60.0) -> FlowRun:
+    def wait_for(self, run: str, *states: StateCode, seconds: float = 90.0) -> FlowRun:
         """Waits until the run is finished, and returns it. Its state must be one of `states`."""
         with self.connection() as connection:
 

@@ -26,7 +26,7 @@ from heliograph.storage.local import Local
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+def eventually(look: Callable[[], T], what: str, seconds: float = 90.0) -> T:
     """Returns the first truthy answer of `look`: for facts about other processes, which send no events."""
     limit = time.monotonic() + seconds
     while not (found := look()):
@@ -101,7 +101,7 @@ class World:
     def state(self, run: str) -> StateCode:
         return StateCode(self.client.get_flow_run(run).state)
 
-    def wait_for(self, run: str, *states: StateCode, seconds: float = 30.0) -> Any:
+    def wait_for(self, run: str, *states: StateCode, seconds: float = 90.0) -> Any:
         """Waits until the run is in one of the states; returns it."""
         try:
             eventually(lambda: self.state(run) in states, f"{run} is {states}", seconds)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from tests.support.control_plane import control_plane
+from tests.support.hints import no_slow_poll
 from tests.support.scene import Scene
 
 
@@ -14,3 +15,9 @@ from tests.support.scene import Scene
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with control_plane(tmp_path_factory.mktemp("plane")) as plane, ExitStack() as stack:
         yield Scene(stack, plane)
+
+
+@pytest.fixture
+def hints_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks by himself for what changed: what is not told of at once is never found."""
+    no_slow_poll(monkeypatch, scene.plane)

@@ -35,7 +35,7 @@ class Counting:
         return 3_600.0
 
     async def turn(self) -> None:
-        await asyncio.wait_for(self.turned.wait(), 10)
+        await asyncio.wait_for(self.turned.wait(), 60)
         self.turned.clear()
 
 
@@ -72,13 +72,14 @@ async def test_a_leader_that_is_replaced_stops_its_loops(store: SqlStore, monkey
     task = asyncio.create_task(made.run())
     await loop.turn()
     # What happens to a leader that was frozen for longer than its term.
-    await store.release_leadership(LEADERSHIP, made._holder)
-    await store.acquire_leadership(LEADERSHIP, "another", 15_000_000)
+    while await store.acquire_leadership(LEADERSHIP, "another", 15_000_000) is None:
+        await store.release_leadership(LEADERSHIP, made._holder)  # it may have taken it again
     while made.leading.is_set():  # noqa: ASYNC110  # nobody but tests waits for the end of a term
         await asyncio.sleep(0.01)
+    turns = loop.turns
     loop.wake.set()
     await asyncio.sleep(0.05)
-    assert loop.turns == 1
+    assert loop.turns == turns
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

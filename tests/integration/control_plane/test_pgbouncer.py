@@ -11,7 +11,7 @@ import pytest
 from tests.contract.store.helpers import Bench, flow, task
 from tests.support.control_plane import control_plane
 from tests.support.figures import Figure
-from tests.support.pgbouncer import PgBouncer, pgbouncer
+from tests.support.pgbouncer import SESSIONS, PgBouncer, pgbouncer
 from tests.support.postgres import PostgresCluster, postgres
 from tests.support.scene import Scene
 from tests.support.stack import Stack, wait_until
@@ -58,13 +58,20 @@ def test_the_store_keeps_its_promises_through_a_pooler(pooler: PgBouncer, postgr
 
 
 def left_in_sessions(url: str) -> list[str]:
-    """Returns what sessions of the database's server side have kept: channels, prepared statements, locks."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        kept = [f"listens to {row[0]}" for row in connection.execute("SELECT pg_listening_channels()")]
-        kept += [f"prepared {row[0]}" for row in connection.execute("SELECT statement FROM pg_prepared_statements")]
-        kept += [
-            f"locks {row[0]}" for row in connection.execute("SELECT objid FROM pg_locks WHERE locktype = 'advisory'")
-        ]
+    """Returns what the pooler's sessions have kept: channels, prepared statements, locks.
+
+    As many transactions as it has sessions are open at once: one looks into each of them.
+    """
+    kept = []
+    with ExitStack() as stack:
+        connections = [stack.enter_context(psycopg.connect(url, prepare_threshold=None)) for _ in range(SESSIONS)]
+        for connection in connections:
+            connection.execute("SELECT 1")
+        for connection in connections:
+            kept += [f"listens to {row[0]}" for row in connection.execute("SELECT pg_listening_channels()")]
+            kept += [f"prepared {row[0]}" for row in connection.execute("SELECT statement FROM pg_prepared_statements")]
+            locks = connection.execute("SELECT objid FROM pg_locks WHERE locktype = 'advisory'")
+            kept += [f"locks {row[0]}" for row in locks]
     return kept
 
 
@@ -77,8 +84,7 @@ def no_session_state(pooler: PgBouncer, direct: str) -> None:
         wait_until(lambda: notices.pooled.is_set() or notices.listening.is_set(), "it knows what it is connected to")
         for _ in range(12):
             bench.running()
-        kept = [found for _ in range(12) for found in left_in_sessions(pooler.url(direct))]
-        assert not kept
+        assert not left_in_sessions(pooler.url(direct))
     finally:
         bench.close()
 
@@ -157,7 +163,7 @@ def test_the_whole_stack_runs_behind_a_pooler(
             made = [connection.call(connection.services.flow_runs.CreateFlowRun, request) for request in requests]
         for run in made:
             stack.wait_for(run.name.rpartition("/")[2], StateCode.SUCCESS)
-        assert not [found for _ in range(12) for found in left_in_sessions(pooler.url(direct))]
+        assert not left_in_sessions(pooler.url(direct))
     finally:
         stack.stop()
     figure(f"{len(made)} runs through PgBouncer: all succeeded, nothing left in its sessions")

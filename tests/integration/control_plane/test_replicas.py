@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.control_plane import ControlPlaneProcess, control_plane
 from tests.support.forms import forms
+from tests.support.hints import no_slow_poll
 from tests.support.postgres import PostgresCluster, postgres
 from tests.support.scene import Api, Scene
 from tests.support.stack import wait_until
@@ -35,8 +36,6 @@ from heliograph_control_plane.store.notices import Notices
 
 __all__ = ["postgres"]
 
-PROMPT_SECONDS = 4.0
-"""Sooner than any poll without a hint."""
 PATIENCE_SECONDS = 120.0
 """How long is waited, on a machine that has other things to do, for what comes by itself."""
 
@@ -97,30 +96,64 @@ def test_a_database_without_the_schema_is_refused_until_it_is_migrated(
     assert "9999" in server("migrate", "--data-dir", str(tmp_path), "--database", url).stderr
 
 
-def test_what_one_changes_the_other_shows_at_once(pair: Pair) -> None:
+@contextmanager
+def told_alone(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Scene, Scene]]:
+    """Two control planes that see each other's changes by notices alone, and listen for them."""
+    with (
+        control_plane(folder, database=url) as here,
+        control_plane(folder, database=url) as there,
+        ExitStack() as stack,
+    ):
+        no_slow_poll(monkeypatch, here, there)
+        yield Scene(stack, here), Scene(stack, there)
+
+
+def changes_are_shown(one: Scene, two: Scene, wait_seconds: int) -> None:
+    """Has a poll and a watcher wait at one control plane for what is done at the other."""
     with ExitStack() as stack:
-        one, two = pair.scenes(stack)
         flow = one.flow(one.project()).name
         agent = two.agent()
         answers: list[Any] = []
-        started = time.monotonic()
         polling = threading.Thread(
-            target=lambda: answers.extend(two.lease(agent.name, wait_seconds=20)), name="parked at two"
+            target=lambda: answers.extend(two.lease(agent.name, wait_seconds=wait_seconds)), name="parked at two"
         )
         polling.start()
-        watching = two.admin.runs.WatchFlowRuns(runs_pb.WatchFlowRunsRequest(parent="projects/-"))
+        watching = two.admin.runs.WatchFlowRuns(runs_pb.WatchFlowRunsRequest(parent="projects/-"), timeout=90)
         stack.callback(watching.cancel)
-        time.sleep(1.0)  # the poll is parked and the watcher listens: nothing tells when
+        wakeups = two.plane.plane.wakeups
+        wait_until(lambda: wakeups._waiters and wakeups._everything, "the poll is parked and the watcher listens")
         run = one.run(flow)
-        assert next(watching).flow_run.name == run.name
-        polling.join(PROMPT_SECONDS)
+        polling.join(PATIENCE_SECONDS)
         assert [lease.flow_run.name for lease in answers] == [run.name]
+        assert next(watching).flow_run.name == run.name
         accept = agents_pb.AcceptFlowRunRequest(agent=agent.name, flow_run=run.name, epoch=answers[0].epoch)
         token = two.admin.agents.AcceptFlowRun(accept).run_token
         assert one.admin.agents.AcceptFlowRun(accept).run_token == token, "a repeated acceptance has one answer"
         one.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
         assert any(change.flow_run.cancel_requested for change in watching)
-        assert time.monotonic() - started < 1.0 + 2 * PROMPT_SECONDS
+
+
+def test_what_one_changes_the_other_shows_at_once(
+    tmp_path: Path, postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither looks for it by itself."""
+    with told_alone(tmp_path, postgres.store_database(), monkeypatch) as (one, two):
+        notices = two.plane.plane.store._notices
+        assert notices is not None
+        wait_until(notices.listening.is_set, "it listens")
+        changes_are_shown(one, two, wait_seconds=25)
+
+
+def test_a_control_plane_that_hears_nothing_is_found(
+    tmp_path: Path, postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted twin: nobody listens."""
+    monkeypatch.setattr(Notices, "_listen_always", lambda _self: None)
+    with (
+        told_alone(tmp_path, postgres.store_database(), monkeypatch) as (one, two),
+        pytest.raises(AssertionError, match=r"assert \[\] =="),
+    ):
+        changes_are_shown(one, two, wait_seconds=2)
 
 
 def test_behind_a_pooler_that_swallows_listen_the_slow_poll_finds_the_run(

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.scene import RunningRun, Scene, bundle, flow_event, graph, request_id, task_event, unique
+from tests.support.stack import wait_until
 
 from heliograph.api.v1 import (
     agent_service_pb2 as agents_pb,
@@ -161,24 +162,20 @@ class Poller(threading.Thread):
         super().__init__()
         self._scene, self._agent, self._seconds, self._api = scene, agent, seconds, api
         self.leases: list[agents_pb.FlowRunLease] = []
-        self.ended = 0.0
 
     def run(self) -> None:
         self.leases = self._scene.lease(self._agent, self._seconds, api=self._api)  # type: ignore[arg-type]
-        self.ended = time.monotonic()
 
     def park(self) -> None:
         """Starts it and waits until the server has it parked."""
         waiters = self._scene.plane.plane.wakeups._waiters
         before = len(waiters)
         self.start()
-        deadline = time.monotonic() + 10
-        while len(waiters) <= before and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(0.05)
+        wait_until(lambda: len(waiters) > before, "the poll is parked")
 
 
-def test_a_parked_poll_wakes_within_milliseconds_of_a_new_run(scene: Scene) -> None:
+@pytest.mark.usefixtures("hints_only")
+def test_a_parked_poll_wakes_for_a_new_run(scene: Scene) -> None:
     project, label = scene.project(), unique("label")
     api = scene.api_as("agent", projects=(project,))
     flow = scene.flow(project, launch=flows_pb.LaunchSummary(labels=[label]))
@@ -187,19 +184,18 @@ def test_a_parked_poll_wakes_within_milliseconds_of_a_new_run(scene: Scene) -> N
     poller.park()
     other.park()
     run = scene.run(flow.name)
-    started = time.monotonic()
-    poller.join(15)
+    poller.join(60)
     assert [lease.flow_run.name for lease in poller.leases] == [run.name]
-    assert poller.ended - started < 1.0
     (lease,) = poller.leases
     assert lease.flow_version.name == flow.name
     assert lease.flow_version.graph.graph_hash
     assert not lease.flow_version.graph.tasks
     assert (lease.attempt, lease.accept_within.seconds) == (1, 30)
-    other.join(15)
+    other.join(60)
     assert other.leases == []
 
 
+@pytest.mark.usefixtures("hints_only")
 def test_a_poll_wakes_when_the_time_of_a_run_comes(scene: Scene) -> None:
     project = scene.project()
     api = scene.api_as("agent", projects=(project,))
@@ -209,9 +205,9 @@ def test_a_poll_wakes_when_the_time_of_a_run_comes(scene: Scene) -> None:
     when = Timestamp()
     when.FromMicroseconds(int((time.time() + 0.8) * 1e6))
     scene.run(flow.name, scheduled_time=when)
-    poller.join(15)
+    poller.join(60)
     assert len(poller.leases) == 1
-    assert 0 <= time.time() - when.ToMicroseconds() / 1e6 < 1.5
+    assert time.time() >= when.ToMicroseconds() / 1e6
 
 
 def test_two_parked_polls_get_two_runs(scene: Scene) -> None:
@@ -223,7 +219,7 @@ def test_two_parked_polls_get_two_runs(scene: Scene) -> None:
         poller.park()
     made = {scene.run(flow.name).name for _ in range(3)}
     for poller in pollers:
-        poller.join(15)
+        poller.join(60)
     assert {lease.flow_run.name for poller in pollers for lease in poller.leases} == made
 
 
@@ -355,17 +351,16 @@ def test_a_stream_ends_with_the_reason_when_a_batch_is_refused(scene: Scene) -> 
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.usefixtures("hints_only")
 def test_a_cancel_comes_down_the_stream_without_a_batch_going_up(scene: Scene) -> None:
     run = scene.running()
     up = Batches()
     down = run.api.reporting.StreamRunEvents(iter(up))
     up.send(run.batch(1, flow_event("RUNNING")))
     assert next(down).command == agents_pb.COMMAND_UNSPECIFIED
-    started = time.monotonic()
     asked = scene.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name))
     assert asked.state == states_pb2.STATE_CANCELLING
     assert next(down).command == agents_pb.COMMAND_CANCEL
-    assert time.monotonic() - started < 1.0
     assert scene.admin.runs.CancelFlowRun(runs_pb.CancelFlowRunRequest(name=run.name)).cancel_requested
     beat = agents_pb.HeartbeatAgentRequest(agent=run.agent)
     beat.runs.add(flow_run=run.name, epoch=run.epoch)

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.scene import NOW_MICROS, RunningRun, Scene, flow_event, graph, task_event
+from tests.support.stack import wait_until
 
 from heliograph.api.v1 import (
     flow_run_service_pb2 as runs_pb,
@@ -19,6 +20,7 @@ from heliograph.api.v1 import (
 from heliograph.api.v1 import (
     states_pb2,
 )
+from heliograph_control_plane.services import logs
 
 
 def entry(
@@ -99,30 +101,29 @@ def test_a_bad_batch_of_lines_is_refused_whole(scene: Scene, entries: list[logs_
     assert messages(scene, run) == []
 
 
+@pytest.mark.usefixtures("hints_only")
 def test_a_tail_shows_what_is_there_then_what_comes_and_ends_with_the_run(scene: Scene) -> None:
     run = scene.running()
     run.report(1, flow_event("RUNNING"))
     write(run, entry(1, "before"))
     tail = scene.admin.logs.TailLogEntries(logs_pb.TailLogEntriesRequest(parent=run.name))
     assert [line.message for line in next(tail).entries] == ["before"]
-    started = time.monotonic()
     write(run, entry(2, "now"))
     assert [line.message for line in next(tail).entries] == ["now"]
-    assert time.monotonic() - started < 1.0
     run.report(2, flow_event("SUCCESS"))
     write(run, entry(3, "late"))
     assert [line.message for answer in tail for line in answer.entries] == ["late"]
-    assert time.monotonic() - started < 6.0
 
 
-def test_a_tail_of_a_run_that_told_its_end_does_not_keep_its_reader_waiting(scene: Scene) -> None:
+def test_a_tail_of_a_run_that_told_its_end_does_not_keep_its_reader_waiting(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "QUIET_SECONDS", 3600.0)  # how long is waited for late lines of a run that told no end
     run = scene.running()
     write(run, entry(1, "only"))
     run.report(1, flow_event("RUNNING"), flow_event("SUCCESS"))
-    started = time.monotonic()
     tail = scene.admin.logs.TailLogEntries(logs_pb.TailLogEntriesRequest(parent=run.name))
     assert [line.message for answer in tail for line in answer.entries] == ["only"]
-    assert time.monotonic() - started < 0.8
 
 
 def test_a_tail_can_begin_at_a_time(scene: Scene) -> None:
@@ -156,14 +157,13 @@ def watch(scene: Scene, run: RunningRun, **fields: object) -> grpc.Future:
     return scene.admin.runs.WatchFlowRuns(request)
 
 
+@pytest.mark.usefixtures("hints_only")
 def test_a_watch_shows_what_is_then_each_change_and_ends_with_the_run(scene: Scene) -> None:
     run = scene.running()
     changes = watch(scene, run)
     assert next(changes).flow_run.state == states_pb2.STATE_SUBMITTED
-    started = time.monotonic()
     run.report(1, flow_event("RUNNING"))
     assert next(changes).flow_run.state == states_pb2.STATE_RUNNING
-    assert time.monotonic() - started < 1.0
     run.report(2, flow_event("SUCCESS"))
     assert [change.flow_run.state for change in changes][-1] == states_pb2.STATE_SUCCESS
 
@@ -189,10 +189,8 @@ def test_a_watch_of_a_project_shows_its_runs_only(scene: Scene) -> None:
     flow, foreign = scene.flow(parent), scene.flow(other)
     wakeups = scene.plane.plane.wakeups
     before = len(wakeups._everything)
-    changes = scene.admin.runs.WatchFlowRuns(runs_pb.WatchFlowRunsRequest(parent=parent), timeout=20)
-    deadline = time.monotonic() + 5
-    while len(wakeups._everything) <= before and time.monotonic() < deadline:
-        time.sleep(0.002)
+    changes = scene.admin.runs.WatchFlowRuns(runs_pb.WatchFlowRunsRequest(parent=parent), timeout=60)
+    wait_until(lambda: len(wakeups._everything) > before, "it is watched")
     scene.run(foreign.name)
     mine = scene.run(flow.name)
     assert next(changes).flow_run.name == mine.name
@@ -212,11 +210,8 @@ def test_a_closed_watch_leaves_nothing_behind(scene: Scene) -> None:
     changes = watch(scene, run)
     next(changes)
     changes.cancel()
-    deadline = time.monotonic() + 5
     run_id = run.name.rpartition("/")[2]
-    while run_id in wakeups._by_run and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert run_id not in wakeups._by_run
+    wait_until(lambda: run_id not in wakeups._by_run, "nobody listens any more")
 
 
 def test_many_watchers_of_one_run_all_see_its_end(scene: Scene) -> None:

@@ -181,5 +181,5 @@ def test_a_handler_that_fails_on_some_value_is_found(tmp_path: Path, monkeypatch
     monkeypatch.setenv("HELIOGRAPH_PLANTED_BUG", "fail_on_a_percent_sign")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "fault" / "planted"))
     with control_plane_process(tmp_path) as faulty:
-        made, _ = fuzz(faulty, 150, "150", only="ProjectService/GetProject")
+        made, _ = fuzz(faulty, 2_000, "planted", only="ProjectService/GetProject")  # one in 140 has the character
     assert any("INTERNAL" in line for line in made.wrong)

@@ -64,6 +64,7 @@ def start_by_own_clock(agent: Any) -> None:
 
 def _short_rest(agent: Any) -> None:
     agent.FIRST_SUSPENSION_SECONDS, agent.LONGEST_SUSPENSION_SECONDS = 1.0, 2.0
+    agent.RECONCILE_SECONDS = (1.0, 1.5)
 
 
 def _short_back_off(performer: Any) -> None:
