@@ -117,13 +117,16 @@ def verdict_on(flow: Flow, project: str, policy: Policy, *, pickle: bool | None 
     from heliograph.api.contract import violations
     from heliograph.api.v1.flow_service_pb2 import BUNDLE_FORMAT_PICKLE, BUNDLE_FORMAT_SOURCE
     from heliograph.client.registration import describe_flow, sign
-    from heliograph.storage import Local, launch_settings
+    from heliograph.storage import launch_settings
+    from heliograph.storage.default import storage_of
     from heliograph.storage.load import preflight
 
-    storage = flow.storage if flow.storage is not None else Local()
+    storage, chosen = storage_of(flow)
     as_pickle = storage.pickle if pickle is None else pickle
     request = describe_flow(flow, project, storage)
     bundle = storage.make_bundle(flow, pickle=as_pickle)
+    if chosen:
+        bundle.report.notes.append(chosen)
     settings = launch_settings(flow, storage)
     reference = request.bundle
     reference.storage, reference.location, reference.host = storage.kind, storage.location, storage.host

@@ -142,6 +142,11 @@ class StorageConfig:
         ("https", "ssh"),
     )
     git_timeout_seconds: float = _doc("Limit of one command of Git storage.", 300.0)
+    http_timeout_seconds: float = _doc("Limit of one storing or fetching in a registry or by HTTP.", 300.0)
+    insecure_hosts: tuple[str, ...] = _doc(
+        "Registries and servers of bundles, `host:port`, that may be spoken to without TLS. This machine always may.",
+        (),
+    )
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")
     secret_stores: tuple[str, ...] = _doc(
         "Where secrets are looked for after this machine: aws-secrets-manager:PREFIX, aws-ssm:PREFIX, "

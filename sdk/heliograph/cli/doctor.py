@@ -22,7 +22,12 @@ from heliograph.cli.text import clean, paint, use_color
     heliograph doctor --image registry.internal/flows/base:3 -o json
     """,
 )
-@click.option("--storage", default="", metavar="PLACE", help="A folder or s3://BUCKET/PREFIX. [this machine's default]")
+@click.option(
+    "--storage",
+    default="",
+    metavar="PLACE",
+    help="A folder, s3://BUCKET/PREFIX, oci://HOST/NAME. [this machine's default]",
+)
 @click.option("--image", default="", metavar="IMAGE", help="An image that this machine's Docker Engine should pull.")
 @output_option("table", "json")
 @pass_session

@@ -138,7 +138,8 @@ def register(
     """Registers a flow. Content that is registered already gives its version again.
 
     Args:
-        flow: The flow. Without a storage of its own, its bundle goes to the folder of `Local()` on this host.
+        flow: The flow. Without a storage of its own, its bundle goes beside the image of its run config when that names
+            a registry, else to the folder of `Local()` on this host.
         project_name: A project that exists.
         labels: Labels that agents must offer, besides those of the flow's run config.
         set_schedule_active: False leaves a new schedule paused.
@@ -152,7 +153,7 @@ def register(
         InvalidArgumentError: A name does not keep the contract of what may cross.
         StorageError: The bundle cannot be made or stored.
     """
-    from heliograph.storage import Local
+    from heliograph.storage.default import storage_of
 
     if client is None:
         from heliograph.client.client import Client
@@ -163,11 +164,13 @@ def register(
         own = None
     try:
         _require_project(client, project_name)
-        storage = flow.storage if flow.storage is not None else Local()
+        storage, chosen = storage_of(flow)
         request = describe_flow(flow, project_name, storage, labels=labels)
         request.schedule_paused = not set_schedule_active
         _check(request)
         bundle = _store(flow, storage, project_root, pickle, request)
+        if chosen:
+            bundle.report.notes.append(chosen)
         answer = client.call(client.services.flows.RegisterFlowVersion, request)
     finally:
         if own is not None:

@@ -15,8 +15,10 @@ from heliograph.storage.s3 import S3
 
 if TYPE_CHECKING:
     from heliograph.storage.git import Git
+    from heliograph.storage.oci import OCI
 
 __all__ = [
+    "OCI",
     "S3",
     "BundleFormat",
     "BundleRef",
@@ -33,6 +35,7 @@ _HERE = "heliograph.storage"
 _KINDS = {
     "git": ("git", "Git"),
     "local": ("local", "Local"),
+    "oci": ("oci", "OCI"),
     "s3": ("s3", "S3"),
 }
 """Kinds of storage: the module here, and the class, whose `at(location, host)` opens references."""
@@ -51,8 +54,9 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `git`.
-        location: A folder, `s3://bucket/prefix`, or a repository's address with what of it is meant.
+        storage: Kind: `local`, `s3`, `git`, `oci`.
+        location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
+            is meant.
         host: The host that has the folder, for messages.
 
     Raises:

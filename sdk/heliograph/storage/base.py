@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleRef", "Storage"]
 
-_MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _SALT_KEY = "launch/salt"
 _MAX_SALT_BYTES = 1024
 
@@ -171,7 +171,7 @@ class Storage:
             BundleChangedError: If they are not those that were registered.
         """
         return LaunchSettings.from_json(
-            self._read(_launch_key(ref.launch_digest), _MAX_MANIFEST_BYTES), ref.launch_digest
+            self._read(_launch_key(ref.launch_digest), MAX_MANIFEST_BYTES), ref.launch_digest
         )
 
     def fetch(self, ref: BundleRef, cache_dir: str | os.PathLike[str]) -> Path:
@@ -193,12 +193,7 @@ class Storage:
         return ()
 
     def _open_archive(self, manifest: Manifest) -> BinaryIO:
-        limit = config().storage.hard_limit_bytes
-        if manifest.size_bytes > limit:
-            raise StorageError(
-                f"the bundle of {manifest.flow} has {manifest.size_bytes} bytes; the limit here is {limit}",
-                hint="Raise the setting storage.hard_limit_bytes, or leave data files out of the bundle.",
-            )
+        refuse_too_large(manifest)
         return self._open(f"{_bundle_key(manifest.digest)}/bundle.tar")
 
     def _read(self, key: str, limit: int) -> bytes:
@@ -209,7 +204,7 @@ class Storage:
         return data
 
     def _manifest(self, digest: str) -> Manifest:
-        data = self._read(f"{_bundle_key(digest)}/manifest.json", _MAX_MANIFEST_BYTES)
+        data = self._read(f"{_bundle_key(digest)}/manifest.json", MAX_MANIFEST_BYTES)
         try:
             return Manifest.from_json(data, digest)
         except MalformedManifestError as error:  # nothing malformed is ever registered
@@ -249,6 +244,20 @@ class Storage:
 
 class ObjectMissingError(StorageError):
     """The object is not there."""
+
+
+def refuse_too_large(manifest: Manifest) -> None:
+    """Refuses what is larger than a bundle may be here.
+
+    Raises:
+        StorageError: It is.
+    """
+    limit = config().storage.hard_limit_bytes
+    if manifest.size_bytes > limit:
+        raise StorageError(
+            f"the bundle of {manifest.flow} has {manifest.size_bytes} bytes; the limit here is {limit}",
+            hint="Raise the setting storage.hard_limit_bytes, or leave data files out of the bundle.",
+        )
 
 
 def _bundle_key(digest: str) -> str:

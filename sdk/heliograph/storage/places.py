@@ -18,6 +18,9 @@ PINNED: Collection[str] = frozenset({"git", "github", "gitlab", "bitbucket"})
 
 _HIDDEN = re.compile(r"%(?:2e|2f|5c|25|23|3f|[01][0-9a-f]|7f)|[\x00-\x1f\x7f]", re.IGNORECASE)
 
+_ARTIFACT = re.compile(r"@sha256:[0-9a-f]{64}\Z")
+"""Which artifact of a registry's repository is meant."""
+
 
 def is_plain(path: str) -> bool:
     """Returns True for a path, relative or absolute, that has one spelling only."""
@@ -59,6 +62,8 @@ def is_below(kind: str, location: str, allowed: str) -> bool:
     except StorageError:
         return False
     place = location.partition("#")[0] if kind in PINNED else location
+    if kind == "oci":
+        place = _ARTIFACT.sub("", place)
     named, colon, rest = allowed.partition(":")
     if colon and not rest.startswith("//") and named == kind:
         allowed = rest

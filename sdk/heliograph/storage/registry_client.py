@@ -1,0 +1,293 @@
+"""One repository of an OCI registry, over the distribution API: blobs and manifests, named by their digests.
+
+Logging in follows what the registry asks for: nothing, Basic, or a token of its token server. A login goes to the
+registry and to that server only; the places that a registry redirects downloads to get none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.parse
+from typing import IO, Any, BinaryIO, cast
+
+from heliograph.exceptions import BundleChangedError, StorageError
+from heliograph.storage.base import ObjectMissingError
+from heliograph.storage.http_client import Answer, HTTPError, Session, host_of, may_be_plain
+from heliograph.storage.registry_login import DOCKER_HUB, Login, login_for
+
+__all__ = ["MANIFEST_TYPE", "Repository", "digest_of", "parse_repository"]
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+PIECE_BYTES = 32 * 1024 * 1024
+"""What is larger is uploaded in pieces of this size: proxies before registries limit single requests."""
+
+_UPLOADS = 3
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_PARAMETER = re.compile(r'([a-zA-Z]+)="([^"]*)"')
+
+
+def digest_of(data: bytes) -> str:
+    """Returns `sha256:` and the digest of bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def parse_repository(text: str) -> tuple[str, str]:
+    """Returns host and name of `host[:port]/name`.
+
+    Raises:
+        StorageError: It is no such text.
+    """
+    host, _, name = text.partition("/")
+    if not _HOST.fullmatch(host) or not _NAME.fullmatch(name) or len(name) > 255:
+        raise StorageError(
+            f"{text!r} is no repository of a registry",
+            hint="registry.example.org/team/flows is expected: host, perhaps a port, and a name in small letters.",
+        )
+    return host, name
+
+
+class Repository:
+    """A repository, for one storing or fetching.
+
+    Args:
+        host: Host and port, as in images' names.
+        name: Name in the registry.
+        write: True to store.
+        secret: Name of the secret that is the login; by default what this machine has.
+        plain: True to speak to the host without encryption.
+    """
+
+    def __init__(self, host: str, name: str, *, write: bool = False, secret: str = "", plain: bool = False) -> None:
+        self.place = f"{host}/{name}"
+        self._host, self._name, self._secret = host, name, secret
+        server = "registry-1.docker.io" if host == DOCKER_HUB else host
+        name = f"library/{name}" if host == DOCKER_HUB and "/" not in name else name
+        scheme = "http" if plain or may_be_plain(f"http://{server}") else "https"
+        self._base = f"{scheme}://{server}/v2/{name}"
+        self._scope = f"repository:{name}:{'pull,push' if write else 'pull'}"
+        self._session = Session(plain=(server,) if plain else ())
+        self._authorization = ""
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def manifest(self, reference: str) -> dict[str, Any]:
+        """Returns a manifest by its digest, whose bytes must have it, or by a tag.
+
+        Raises:
+            ObjectMissingError: It is not there.
+            BundleChangedError: It has another digest.
+            StorageError: It cannot be read, or is none.
+        """
+        return self.manifest_with_digest(reference)[0]
+
+    def manifest_with_digest(self, reference: str) -> tuple[dict[str, Any], str]:
+        """Returns a manifest, and the digest of its bytes."""
+        answer = self._send("GET", f"manifests/{reference}", headers={"Accept": MANIFEST_TYPE}, expect=(200, 404))
+        if answer.status == 404:
+            raise self._missing(reference)
+        digest = digest_of(answer.body)
+        if reference.startswith("sha256:") and digest != reference:
+            raise BundleChangedError(f"{self.place} has {digest} where {reference} was registered")
+        try:
+            found = json.loads(answer.body)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise StorageError(f"{self.place}: what is at {reference} is no manifest")
+        return found, digest
+
+    def blob(self, digest: str, limit: int) -> bytes:
+        """Returns a blob.
+
+        Raises:
+            ObjectMissingError: It is not there.
+            BundleChangedError: Its bytes are others.
+            StorageError: It cannot be read, or is larger than the limit.
+        """
+        answer = self._send("GET", f"blobs/{digest}", expect=(200, 404), limit=limit)
+        if answer.status == 404:
+            raise self._missing(digest)
+        if digest_of(answer.body) != digest:
+            raise self._changed(digest)
+        return answer.body
+
+    def blob_into(self, digest: str, target: IO[bytes], limit: int) -> None:
+        """Writes a blob into a stream that can be read again; see `blob`."""
+        stream = cast("BinaryIO", target)
+        answer = self._send("GET", f"blobs/{digest}", expect=(200, 404), into=stream, limit=limit)
+        if answer.status == 404:
+            raise self._missing(digest)
+        stream.seek(0)
+        hasher = hashlib.sha256()
+        while piece := stream.read(1024 * 1024):
+            hasher.update(piece)
+        if f"sha256:{hasher.hexdigest()}" != digest:
+            raise self._changed(digest)
+        stream.seek(0)
+
+    def has_blob(self, digest: str) -> bool:
+        """True when the blob is there."""
+        return self._send("HEAD", f"blobs/{digest}", expect=(200, 404)).status == 200
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def put_blob(self, data: bytes) -> str:
+        """Uploads a blob unless it is there. Returns its digest.
+
+        Raises:
+            StorageError: The registry does not take it.
+        """
+        digest = digest_of(data)
+        if self.has_blob(digest):
+            return digest
+        for attempt in range(1, _UPLOADS + 1):
+            try:
+                self._upload(data, digest)
+            except HTTPError as error:
+                # An upload that broke is begun again: the registry may have forgotten it.
+                if attempt == _UPLOADS or error.status not in (0, 404, 416, 429, 500, 502, 503, 504):
+                    raise
+                continue
+            return digest
+        raise AssertionError("the last attempt returns or raises")
+
+    def put_manifest(self, tag: str, manifest: dict[str, Any]) -> str:
+        """Stores a manifest under a tag, which keeps it from being swept away. Returns its digest.
+
+        Raises:
+            StorageError: The registry does not take it, or stored something else.
+        """
+        data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        digest = digest_of(data)
+        answer = self._send(
+            "PUT", f"manifests/{tag}", headers={"Content-Type": MANIFEST_TYPE}, body=data, expect=(200, 201)
+        )
+        kept = answer.headers.get("docker-content-digest", digest)
+        if kept != digest:
+            raise StorageError(
+                f"{self.place} stored {kept[:80]} instead of {digest}", hint="It changes what it is given."
+            )
+        return digest
+
+    def _upload(self, data: bytes, digest: str) -> None:
+        begun = self._send("POST", "blobs/uploads/", body=b"", expect=(202,))
+        url = self._next(begun, self._base)
+        rest = data
+        if len(data) > PIECE_BYTES:
+            least = begun.headers.get("oci-chunk-min-length", "")
+            size = max(PIECE_BYTES, int(least) if least.isdigit() else 0)
+            for start in range(0, len(data), size):
+                piece = data[start : start + size]
+                headers = {"Content-Range": f"{start}-{start + len(piece) - 1}"}
+                url = self._next(self._send("PATCH", url, headers=headers, body=piece, expect=(202,), again=False), url)
+            rest = b""
+        mark = "&" if urllib.parse.urlsplit(url).query else "?"
+        self._send("PUT", f"{url}{mark}digest={digest}", body=rest, expect=(201,), again=False)
+
+    def _next(self, answer: Answer, base: str) -> str:
+        place = answer.headers.get("location", "")
+        if not place:
+            raise StorageError(f"{self.place}: the registry says nowhere to upload to")
+        return urllib.parse.urljoin(base, place)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        expect: tuple[int, ...],
+        into: BinaryIO | None = None,
+        limit: int = MAX_MANIFEST_BYTES,
+        again: bool = True,
+    ) -> Answer:
+        url = path if "://" in path else f"{self._base}/{path}"
+        # An upload may be at another host; what is known of it then is in its address.
+        at_home = host_of(url) == host_of(self._base)
+        try:
+            for first in (True, False):
+                secret = {"Authorization": self._authorization} if self._authorization and at_home else {}
+                answer = self._session.send(
+                    method, url, headers=headers, secret=secret, body=body, expect=(*expect, 401), into=into,
+                    limit=limit, again=again,
+                )  # fmt: skip
+                if answer.status != 401:
+                    return answer
+                if not first or not at_home:
+                    break
+                self._authorization = self._log_in(answer)
+        except HTTPError as error:
+            if error.status == 403:
+                raise self._denied(error.status) from error
+            raise
+        raise self._denied(401)
+
+    def _log_in(self, answer: Answer) -> str:
+        """Returns the value of the header that the registry asks for."""
+        asked = answer.headers.get("www-authenticate", "")
+        scheme, _, rest = asked.partition(" ")
+        login = login_for(self._host, self._name, self._secret)
+        if scheme.lower() == "basic":
+            if login is None or not login.basic:
+                raise self._denied(401)
+            return login.basic
+        if scheme.lower() == "bearer":
+            return "Bearer " + self._token({key.lower(): value for key, value in _PARAMETER.findall(rest)}, login)
+        raise StorageError(
+            f"{self.place}: the registry asks for a login of kind {scheme[:20]!r}, which is not known here"
+        )
+
+    def _token(self, asked: dict[str, str], login: Login | None) -> str:
+        realm = asked.get("realm", "")
+        values = {"service": asked.get("service", ""), "scope": self._scope}
+        try:
+            if login is not None and login.identity_token:
+                values |= {
+                    "grant_type": "refresh_token", "refresh_token": login.identity_token, "client_id": "heliograph",
+                }  # fmt: skip
+                answer = self._session.send(
+                    "POST", realm, body=urllib.parse.urlencode(values).encode(),
+                    headers={"Content-Type": "application/x-www-form-urlencoded"},
+                )  # fmt: skip
+            else:
+                secret = {"Authorization": login.basic} if login is not None and login.basic else {}
+                mark = "&" if "?" in realm else "?"
+                query = urllib.parse.urlencode({name: value for name, value in values.items() if value})
+                answer = self._session.send("GET", f"{realm}{mark}{query}", secret=secret)
+        except HTTPError as error:
+            if error.status in (400, 401, 403):
+                raise self._denied(error.status) from error
+            raise
+        try:
+            told = json.loads(answer.body)
+            token = told.get("token") or told["access_token"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StorageError(f"{self.place}: the token server {host_of(realm)} gives no token") from None
+        if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise StorageError(f"{self.place}: the token server {host_of(realm)} gives no token")
+        return token
+
+    def _denied(self, status: int) -> StorageError:
+        what, right = ("store in", "push") if "push" in self._scope else ("read", "pull")
+        error = HTTPError(
+            f"{self.place}: the registry does not let this machine {what} it ({status})",
+            hint=f"docker login {self._host} here, or bind a secret user:password: storage.tokens,"
+            f" {self._host}=NAME_OF_SECRET. The login needs the right to {right}.",
+        )
+        error.status = status
+        return error
+
+    def _missing(self, what: str) -> ObjectMissingError:
+        return ObjectMissingError(f"{self.place} has no {what}", hint="Register the flow again.")
+
+    def _changed(self, digest: str) -> BundleChangedError:
+        return BundleChangedError(
+            f"{self.place} gives other bytes for {digest} than were registered", hint="Register the flow again."
+        )
