@@ -34,6 +34,12 @@ class LiveCall:
     credential: Credential
     ended: bool = False
 
+    def end(self) -> None:
+        """Ends it, once."""
+        if not self.ended:
+            self.ended = True
+            self.task.cancel()
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:
@@ -100,13 +106,19 @@ class Authenticator:
             if not self._of_runs[run_id]:
                 del self._of_runs[run_id]
 
-    def forget(self, token_id: str) -> None:
-        """Ends a token at once: nothing of it is remembered, and its open streams and long polls end."""
+    def forget(self, token_id: str, keep: bytes = b"") -> None:
+        """Ends a token at once: nothing of it is remembered, and its open streams and long polls end.
+
+        Args:
+            token_id: Which one.
+            keep: Digest of the secret that is good from now on. Calls that were made with it go on: who mints a token
+                a second time must not cut off those that use it since the first.
+        """
         self._generation += 1
         self._drop(token_id)
-        for call in self._live.pop(token_id, ()):
-            call.ended = True
-            call.task.cancel()
+        for call in tuple(self._live.get(token_id, ())):
+            if call.credential.digest != keep:
+                call.end()
 
     def distrust(self, token_ids: Iterable[str] | None = None) -> None:
         """Asks the store again at the next call: for these tokens, or for all of them."""
@@ -141,7 +153,10 @@ class Authenticator:
         for token_id, live in list(self._live.items()):
             for credential in {call.credential for call in live}:
                 if await self._principal(credential) is None:
-                    self.forget(token_id)
+                    self._drop(token_id)
+                    for call in live:
+                        if call.credential == credential:
+                            call.end()
 
 
 def store_verifier(store: Store) -> Verify:

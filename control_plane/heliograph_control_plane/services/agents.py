@@ -125,7 +125,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
         )
         # Where it was another before (by another token of the agent's), that one is worth nothing from now on.
-        self._backend.authenticator.forget(token_id)
+        self._backend.authenticator.forget(token_id, keep=digest)
         return pb.AcceptFlowRunResponse(
             run_token=token_text(token_id, secret),
             lease=convert.duration(rules.RUN_LEASE),
@@ -162,7 +162,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                 "" if caller.has(options_pb2.ROLE_ADMIN) else caller.name,
             )
         )
-        self._backend.authenticator.forget(code_id)
+        self._backend.authenticator.forget(code_id, keep=digest)
         return pb.CreateStartCodeResponse(start_code=token_text(code_id, secret), expire_time=convert.timestamp(expire))
 
     async def ExchangeStartCode(
@@ -180,7 +180,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         secret, digest = repeatable_secret(key, "ExchangeStartCode", token_id, request.request_id)
         _, request_hash = repeatable_secret(key, "request", token_id, request.request_id)
         sealed = await self._store.exchange_start_code(run.run_id, run.epoch, request_hash, digest)
-        self._backend.authenticator.forget(token_id)
+        self._backend.authenticator.forget(token_id, keep=digest)
         return pb.ExchangeStartCodeResponse(run_token=token_text(token_id, secret), sealed_launch=sealed)
 
     async def ReleaseFlowRun(self, request: pb.ReleaseFlowRunRequest, context: Any) -> runs_pb.FlowRun:

@@ -48,7 +48,7 @@ class TokenService(token_service_pb2_grpc.TokenServiceServicer):
         )
         token = await self._store.create_token(new, key)
         # A call repeated after a restart, or at another replica, replaced the secret: the one before is worth nothing.
-        self._authenticator.forget(token.token_id)
+        self._authenticator.forget(token.token_id, keep=digest)
         return pb.CreateTokenResponse(token=convert.token(token), secret=token_text(token.token_id, secret))
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:

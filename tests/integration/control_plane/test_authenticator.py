@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,35 @@ async def test_an_answer_that_was_under_way_while_a_token_changed_is_not_remembe
     await call
     await authenticator.authenticate(tokens.metadata)
     assert tokens.asked == 2
+
+
+async def test_a_secret_that_is_given_again_ends_the_calls_of_others_alone() -> None:
+    tokens = Tokens()
+    authenticator = tokens.authenticator(remember=True)
+    _, good = await authenticator.authenticate(tokens.metadata)
+    ended: list[str] = []
+
+    async def last(name: str, credential: Credential) -> None:
+        with authenticator.lasting(credential):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(name)
+
+    names = {"good": good, "before": replace(good, digest=b"another")}
+    calls = [asyncio.create_task(last(name, credential)) for name, credential in names.items()]
+    await asyncio.sleep(0)
+    authenticator.forget("t1", keep=good.digest)
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert ended == ["before"]
+    await authenticator.sweep()
+    await asyncio.sleep(0)
+    assert ended == ["before"]
+    tokens.good = False
+    authenticator.distrust()
+    await authenticator.sweep()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert ended == ["before", "good"]
 
 
 async def test_a_change_of_a_run_ends_what_is_remembered_of_its_token() -> None:

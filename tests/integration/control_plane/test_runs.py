@@ -44,6 +44,7 @@ from heliograph.exceptions import (
     SequenceGapError,
     UnknownParameterError,
 )
+from heliograph_control_plane.store import tokens
 
 
 class Batches:
@@ -208,6 +209,38 @@ def test_a_poll_wakes_when_the_time_of_a_run_comes(scene: Scene) -> None:
     poller.join(60)
     assert len(poller.leases) == 1
     assert time.time() >= when.ToMicroseconds() / 1e6
+
+
+def accept_beside_a_stream(scene: Scene) -> None:
+    """Accepts a run again while its first batch is under way; the stream must not notice."""
+    run = scene.running()
+    up = Batches()
+    down = run.api.reporting.StreamRunEvents(iter(up))
+    up.send(run.batch(1, flow_event("RUNNING")))
+    assert next(down).acked_sequence == 1
+    accept = agents_pb.AcceptFlowRunRequest(agent=run.agent, flow_run=run.name, epoch=run.epoch)
+    assert run.agent_api.agents.AcceptFlowRun(accept).run_token == run.token
+    up.send(run.batch(2, flow_event("SUCCESS")))
+    try:
+        assert next(down).acked_sequence == 2
+    finally:
+        up.end()
+
+
+def test_an_acceptance_that_arrives_twice_cuts_nobody_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second arrival may come when the token is in use, and before that is noted."""
+    monkeypatch.setattr(tokens, "note_run_use", lambda *_: None)
+    accept_beside_a_stream(scene)
+
+
+def test_an_acceptance_that_cuts_off_its_own_run_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted twin: whatever secret a call was made with, it ends when the token is given again."""
+    authenticator = scene.plane.plane.authenticator
+    forget = authenticator.forget
+    monkeypatch.setattr(tokens, "note_run_use", lambda *_: None)
+    monkeypatch.setattr(authenticator, "forget", lambda token_id, **_: forget(token_id))
+    with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+        accept_beside_a_stream(scene)
 
 
 def test_two_parked_polls_get_two_runs(scene: Scene) -> None:
