@@ -24,6 +24,20 @@ apt_install() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# Packages of npm that the tests read and nobody executes: fetch_npm NAME VERSION FILES...
+fetch_npm() {
+  local name=$1 version=$2 target=.cache/$1
+  shift 2
+  [ "$(cat "$target/.version" 2>/dev/null)" = "$version" ] && return
+  say "Fetching @$name $version"
+  rm -rf "$target"
+  mkdir -p "$target"
+  npm pack --silent --ignore-scripts --prefer-offline --no-update-notifier --pack-destination "$target" "@$name@$version" >/dev/null
+  tar -xzf "$target"/*.tgz -C "$target" --strip-components=1 "$@"
+  rm "$target"/*.tgz
+  echo "$version" >"$target/.version"
+}
+
 make_venv() {
   [ -x "$venv/bin/uv" ] && return
   command -v "$python" >/dev/null || { echo "Python 3.11 or newer is needed: $python was not found." >&2; exit 1; }
@@ -70,12 +84,15 @@ case "${1:-}" in
     command -v busybox >/dev/null || missing+=(busybox-static)
     PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(gcc libc6-dev) # failing disks are a library that the tests compile
+    command -v npm >/dev/null || missing+=(npm) # what GitHub says of its API comes from there
     if [ ${#missing[@]} -gt 0 ]; then
       if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
         echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
         exit 1
       fi
     fi
+    fetch_npm octokit/openapi 23.0.2 package/LICENSE package/generated/api.github.com.json
+    fetch_npm octokit/fixtures 23.1.2 package/LICENSE.md package/scenarios
     ;;
   lock)
     make_venv

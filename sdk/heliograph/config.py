@@ -147,6 +147,10 @@ class StorageConfig:
         "Registries and servers of bundles, `host:port`, that may be spoken to without TLS. This machine always may.",
         (),
     )
+    archive_limit_bytes: int = _doc(
+        "Size of the archive of a whole repository, unpacked, above which GitHub and GitLab storage refuse it.",
+        1024**3,
+    )
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")
     secret_stores: tuple[str, ...] = _doc(
         "Where secrets are looked for after this machine: aws-secrets-manager:PREFIX, aws-ssm:PREFIX, "

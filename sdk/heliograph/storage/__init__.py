@@ -15,6 +15,8 @@ from heliograph.storage.s3 import S3
 
 if TYPE_CHECKING:
     from heliograph.storage.git import Git
+    from heliograph.storage.github import GitHub
+    from heliograph.storage.gitlab import GitLab
     from heliograph.storage.oci import OCI
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "BundleFormat",
     "BundleRef",
     "Git",
+    "GitHub",
+    "GitLab",
     "LaunchSettings",
     "Local",
     "Manifest",
@@ -34,6 +38,8 @@ __all__ = [
 _HERE = "heliograph.storage"
 _KINDS = {
     "git": ("git", "Git"),
+    "github": ("github", "GitHub"),
+    "gitlab": ("gitlab", "GitLab"),
     "local": ("local", "Local"),
     "oci": ("oci", "OCI"),
     "s3": ("s3", "S3"),
@@ -54,7 +60,7 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `git`, `oci`.
+        storage: Kind: `local`, `s3`, `git`, `github`, `gitlab`, `oci`.
         location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
             is meant.
         host: The host that has the folder, for messages.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from heliograph.core.flow import Flow
 
 __all__ = ["Git"]
-
-_SHOWN = 5
 
 
 class Git(Repository):
@@ -147,10 +144,6 @@ class Git(Repository):
             left=tuple(left),
         )
 
-    def _checkout(self, file: Path) -> Path | None:
-        top = work_tree("rev-parse", "--show-toplevel", folder=file.parent)
-        return Path(top.rstrip("\n")).resolve() if top else None
-
     def make_bundle(
         self, flow: Flow, *, project_root: str | os.PathLike[str] | None = None, pickle: bool | None = None
     ) -> Bundle:
@@ -170,49 +163,3 @@ class Git(Repository):
         if not self.ref:
             branch = work_tree("symbolic-ref", "--short", "-q", "HEAD", folder=folder)
             self.ref = branch.strip() if branch else ""
-
-    def _compare(self, checkout: Path, files: CommitFiles, pin: Pin, needed: Sequence[str]) -> None:
-        scope = [pin.subdir] if pin.subdir else []
-        changed = work_tree("status", "--porcelain", "-z", "--untracked-files=no", "--", *scope, folder=checkout)
-        if changed:
-            names = [line[3:] for line in changed.split("\0") if line[2:3] == " "]
-            raise StorageError(
-                f"{checkout} has changes that are not committed: {_few(names)}",
-                hint="Runs would not have them. Commit and push them, or put them aside with git stash.",
-            )
-        head = (work_tree("rev-parse", "HEAD", folder=checkout) or "").strip()
-        missing = [path for path in needed if path not in files.contents]
-        differing = [path for path in needed if path in files.contents and not _same(checkout, pin, path, files)]
-        if not missing and not differing:
-            return
-        what = f"commit {pin.commit[:12]}" + (f" of {pin.ref}" if pin.ref else "")
-        problem = f"{what} has no {_few(missing)}" if missing else f"{what} has another {_few(differing)}"
-        untracked = [path for path in missing if not work_tree("ls-files", "--", path, folder=checkout / pin.subdir)]
-        if untracked:
-            hint = f"Git does not track {_few(untracked)}: add, commit and push."
-        elif (
-            head != pin.commit
-            and work_tree("merge-base", "--is-ancestor", pin.commit, head, folder=checkout) is not None
-        ):
-            hint = f"Your commits are not pushed: here is {head[:12]}, there {pin.commit[:12]}. Push them."
-        else:
-            hint = (
-                f"Here is {head[:12]}. Check {pin.ref or pin.commit[:12]} out, or register the branch that you work on."
-            )
-        raise StorageError(f"the flow was loaded from {checkout}, but {problem} in {pin.url}", hint=hint)
-
-
-def _same(checkout: Path, pin: Pin, path: str, files: CommitFiles) -> bool:
-    """Compares as git does: what it would store, not what line ends a checkout has."""
-    full = checkout / pin.subdir / path
-    if full.read_bytes() == files.contents[path]:
-        return True
-    data = files.contents[path]
-    here = work_tree("hash-object", "--", os.fspath(full), folder=full.parent)
-    form = hashlib.sha256 if len(pin.commit) == 64 else hashlib.sha1
-    return (here or "").strip() == form(f"blob {len(data)}\0".encode() + data).hexdigest()
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -113,10 +113,19 @@ class Session:
                 continue
             if answer.status in expect:
                 return answer
-            if answer.status not in _BUSY or attempt == tries:
-                raise refused(url, answer)
-            self._pause(attempt, _asked_wait(answer))
+            wait = self.wait_for(answer)
+            if wait is None or attempt == tries:
+                raise self.refusal(url, answer)
+            self._pause(attempt, wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def wait_for(self, answer: Answer) -> float | None:
+        """Returns for how many seconds at least to wait before asking again; None when that would not help."""
+        return (_asked_wait(answer) or 0.0) if answer.status in _BUSY else None
+
+    def refusal(self, url: str, answer: Answer) -> HTTPError:
+        """Returns the error for an answer that is none of those that were wanted."""
+        return refused(url, answer)
 
     def _once(
         self,
@@ -198,7 +207,7 @@ class Session:
 
     def _pause(self, attempt: int, asked: float | None) -> None:
         backoff = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 (no secret)
-        time.sleep(min(backoff if asked is None else asked, _MAX_WAIT_SECONDS, self._left()))
+        time.sleep(min(max(backoff, asked or 0.0), _MAX_WAIT_SECONDS, self._left()))
 
 
 def host_of(url: str) -> str:

@@ -19,7 +19,7 @@ __all__ = ["Pin", "is_commit"]
 
 MAX_LOCATION_BYTES = 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_TEXTS = ("commit", "ref", "subdir", "path", "module", "flow", "user")
+_TEXTS = ("commit", "ref", "subdir", "path", "module", "flow", "user", "root")
 _NUMBERS = {"cpu_millis": "cpu", "memory_bytes": "memory", "start_timeout_seconds": "start"}
 _WORDS = {"launcher": "launcher", "image": "image", "failure_text": "failure", "log_mode": "logs"}
 _LISTS = {"labels": "labels", "from_agent": "agent"}
@@ -43,6 +43,7 @@ class Pin:
         module: Dotted name under which that file is imported.
         flow: Name of the flow.
         user: User name of `ssh://` addresses.
+        root: Path that is the server's own in the address of a repository's page, where nothing else tells.
         sys_path: Folders of the bundle that are on `sys.path`; empty text is the root.
         launch: The public part of the launch settings.
     """
@@ -55,6 +56,7 @@ class Pin:
     module: str = ""
     flow: str = ""
     user: str = ""
+    root: str = ""
     sys_path: tuple[str, ...] = ("",)
     launch: LaunchSettings = field(default_factory=LaunchSettings)
 
@@ -108,7 +110,7 @@ class Pin:
             raise StorageError(f"the location of a repository is malformed: {error}") from error
         if pin.commit and not is_commit(pin.commit):
             raise StorageError(f"{pin.commit!r} is not the whole name of a commit")
-        for path in (pin.subdir, pin.path, *pin.sys_path):
+        for path in (pin.subdir, pin.path, pin.root, *pin.sys_path):
             if path and any(part in ("", ".", "..") for part in path.split("/")):
                 raise StorageError(f"{path!r} is no path below a repository's root")
         return pin

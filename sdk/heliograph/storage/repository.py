@@ -37,6 +37,7 @@ from heliograph.storage.launch import LaunchSettings
 from heliograph.storage.manifest import MAX_FILES, RESERVED, BundleFormat, FileEntry, Manifest, is_path
 from heliograph.storage.own_launch import to_be_given
 from heliograph.storage.pin import Pin
+from heliograph.storage.working_copy import checkout_of, compare
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -101,6 +102,11 @@ class Repository(Storage):
         """User name that the address needs, and may not have."""
         return ""
 
+    @property
+    def _root(self) -> str:
+        """Path of the server's own in the address, where nothing else tells."""
+        return ""
+
     @abstractmethod
     def _resolve(self, ref: str) -> tuple[str, str]:
         """Returns the commit that a name means, and the name."""
@@ -108,14 +114,6 @@ class Repository(Storage):
     @abstractmethod
     def _files(self, pin: Pin, cache: Path) -> CommitFiles:
         """Returns the files of a commit, or of its `subdir`."""
-
-    @abstractmethod
-    def _checkout(self, file: Path) -> Path | None:
-        """Returns the folder of this machine that is a working copy of the repository and has the file."""
-
-    @abstractmethod
-    def _compare(self, checkout: Path, files: CommitFiles, pin: Pin, needed: Sequence[str]) -> None:
-        """Refuses a working copy whose files differ from the commit's."""
 
     # --- registering -------------------------------------------------------------------------------------------------
 
@@ -145,7 +143,15 @@ class Repository(Storage):
         if source is None:
             raise not_in_a_file(flow)
         commit, ref = self._resolve(self.ref)
-        pin = Pin(url=self.url, commit=commit, ref=ref, subdir=self.subdir, flow=flow.name, user=self._user_name)
+        pin = Pin(
+            url=self.url,
+            commit=commit,
+            ref=ref,
+            subdir=self.subdir,
+            flow=flow.name,
+            user=self._user_name,
+            root=self._root,
+        )
         files = self._files(pin, home() / "cache")
         pin = self._place(pin, files, source)
         if self.pin == "branch" and not ref:
@@ -189,7 +195,7 @@ class Repository(Storage):
 
     def _place(self, pin: Pin, files: CommitFiles, source: Source) -> Pin:
         """Finds the flow's file among the commit's, and says how it is imported there."""
-        checkout = self._checkout(source.file)
+        checkout = checkout_of(source.file)
         folder = checkout / pin.subdir if checkout is not None else None
         path = self.flow_path.removeprefix(f"{pin.subdir}/") if pin.subdir else self.flow_path
         if not path:
@@ -203,7 +209,7 @@ class Repository(Storage):
         what = f"commit {pin.commit[:12]} of {self.url}"
         if folder is not None and checkout is not None and (folder / path).resolve() == source.file:
             needed = [path, *(file.relative_to(folder).as_posix() for _, file in imported_modules(folder))]
-            self._compare(checkout, files, pin, list(dict.fromkeys(needed)))
+            compare(checkout, files.contents, pin, list(dict.fromkeys(needed)))
             folders = search_path(folder.resolve(), source.file)
         else:
             if path in files.contents and files.contents[path] != source.file.read_bytes():

@@ -5,37 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.storages.commits import register, run, write_flow
 from tests.support.git_http import PASSWORD, USER, GitRepository, GitServer, git
 
 from heliograph.config import set_temporary_config
 from heliograph.context import context
 from heliograph.exceptions import BundleChangedError, InvalidArgumentError, LaunchSettingsError, StorageError
 from heliograph.run_configs import UniversalRun
-from heliograph.storage import Git, from_reference, launch_settings, load
+from heliograph.storage import Git, from_reference
 from heliograph.storage.base import BundleRef
-from heliograph.storage.cache import manifest_of
 from heliograph.storage.git_client import parse_url
 from heliograph.storage.own_launch import complete, own_launch_path, own_launch_text
 from heliograph.storage.pin import Pin
-
-FLOW = """
-from heliograph import Flow, task
-from {helper} import WORD
-
-@task
-def say():
-    return WORD
-
-with Flow("say") as flow:
-    say()
-"""
 
 
 @pytest.fixture
@@ -46,32 +33,7 @@ def repository(git_server: GitServer) -> GitRepository:
 @pytest.fixture
 def project() -> Callable[..., Any]:
     """Writes a flow with a helper into a clone and returns it, loaded from there."""
-
-    def make(repository: GitRepository, *, word: str = "one", folder: str = "", push: bool = True) -> Any:
-        name = f"helper_{uuid.uuid4().hex[:8]}"
-        path = f"{folder}flow_{uuid.uuid4().hex[:8]}.py"
-        repository.write({f"{folder}{name}.py": f"WORD = {word!r}\n", path: FLOW.format(helper=name)})
-        if push:
-            repository.commit()
-        (flow,) = load.load_flows(repository.clone / path)
-        return flow
-
-    return make
-
-
-def register(storage: Git, flow: Any) -> BundleRef:
-    return storage.put_bundle(storage.make_bundle(flow), launch_settings(flow, storage))
-
-
-def run(ref: BundleRef, cache: Path) -> Any:
-    """Does what an agent does: fetches, checks, loads and runs."""
-    storage = from_reference(ref.storage, ref.location, host=ref.host)
-    folder = storage.fetch(ref, cache)
-    for name in [name for name in sys.modules if name.startswith(("helper_", "flow_"))]:
-        del sys.modules[name]  # what the registration imported
-    flow = load.load_flow(folder, manifest_of(folder))
-    state = flow.run()
-    return state.result[next(iter(flow.tasks))].result
+    return write_flow
 
 
 def test_runs_have_the_commit_of_registration(
