@@ -18,11 +18,13 @@ from heliograph.exceptions import InvalidArgumentError
 if TYPE_CHECKING:
     from heliograph_agents.host import Folders
     from heliograph_agents.launcher import Launcher
+    from heliograph_agents.link import Link
     from heliograph_agents.run_directory import RunSettings
 
 _MODULES = {
     "local": "heliograph_agents.launchers.local.kind",
     "docker": "heliograph_agents.launchers.docker.kind",
+    "ecs": "heliograph_agents.launchers.ecs.kind",
 }
 
 NAMES = tuple(_MODULES)
@@ -37,11 +39,15 @@ class Ground:
         settings: How flows are run, as on this host; launchers of containers change the paths.
         places: The agent's folders.
         options: Values of the kind's own options, by parameter name.
+        link: The agent's connection to the control plane; None where nothing will be launched.
+        start_timeout_seconds: How long a run's infrastructure may take to start, where its run config says nothing.
     """
 
     settings: RunSettings
     places: Folders
     options: Mapping[str, Any]
+    link: Link | None = None
+    start_timeout_seconds: float = 900.0
 
 
 class Kind(Protocol):

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 from tests.contract.launchers.docker_ground import DockerGround
+from tests.contract.launchers.ecs_ground import EcsGround
 from tests.contract.launchers.ground import Ground
 from tests.contract.launchers.local_ground import LocalGround
 from tests.support.control_plane import ControlPlaneProcess, control_plane_process
 from tests.support.docker_engine import docker_engine
+from tests.support.fargate.server import fargate
 from tests.support.runtime_image import runtime_image
 
-__all__ = ["docker_engine", "runtime_image"]
+__all__ = ["docker_engine", "fargate", "runtime_image"]
 
 GROUNDS: dict[str, type[Ground]] = {
     "local": LocalGround,
     "docker": DockerGround,
+    "ecs": EcsGround,
 }
 
 
@@ -28,7 +31,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlaneProc
         yield process
 
 
-GROUPS = {"docker": "docker"}
+GROUPS = {"docker": "docker", "ecs": "docker"}
 """Kinds that share a part with other tests, and its xdist group."""
 
 

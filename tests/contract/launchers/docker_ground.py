@@ -66,15 +66,7 @@ class DockerGround(Ground):
             client.close()
 
     def alive(self, pid: int) -> bool:
-        """Looks for a process that is that one in a container with this test's folder."""
-        for process in psutil.process_iter():
-            folder = Path(f"/proc/{process.pid}")
-            with suppress(OSError, psutil.NoSuchProcess):
-                inside = re.search(r"^NSpid:.*\s(\d+)$", (folder / "status").read_text(), re.MULTILINE)
-                same = inside is not None and int(inside[1]) == pid != process.pid
-                if same and str(self.shared) in (folder / "mountinfo").read_text():
-                    return process.status() != psutil.STATUS_ZOMBIE
-        return False
+        return alive_in_container(pid, self.shared)
 
     async def remains(self, handle: Handle) -> list[str]:
         client = self.engine.client()
@@ -84,3 +76,15 @@ class DockerGround(Ground):
             return [f"container {one.name}" for one in containers] + [f"volume {one.name}" for one in volumes]
         finally:
             client.close()
+
+
+def alive_in_container(pid: int, shared: Path) -> bool:
+    """Looks for a process that is that one in a container which shows that folder."""
+    for process in psutil.process_iter():
+        folder = Path(f"/proc/{process.pid}")
+        with suppress(OSError, psutil.NoSuchProcess):
+            inside = re.search(r"^NSpid:.*\s(\d+)$", (folder / "status").read_text(), re.MULTILINE)
+            same = inside is not None and int(inside[1]) == pid != process.pid
+            if same and str(shared) in (folder / "mountinfo").read_text():
+                return process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -101,6 +101,8 @@ class Ground(ABC):
     """
 
     kind: ClassVar[str]
+    kills_silently: ClassVar[bool] = True
+    """False where the infrastructure can only ask: what is abandoned may still say that its place was taken away."""
 
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.folder, self.plane = folder, plane

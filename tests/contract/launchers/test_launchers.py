@@ -117,7 +117,9 @@ async def test_an_abandoned_run_is_killed(ground: Ground) -> None:
     await ground.launcher.stop(handle, abandon=True)
     found = await ground.exit_of(handle)
     assert found.kind in (ExitKind.LEASE_LOST, ExitKind.DIED)
-    assert not ground.state(attempt.run).is_finished, "it has reported nothing"
+    run = ground.client.get_flow_run(attempt.run)
+    told = not ground.kills_silently and run.failure.reason == FailureCode.EVICTED
+    assert told or not StateCode(run.state).is_finished, "it has reported nothing"
 
 
 async def test_infrastructure_that_is_killed_is_noticed_and_nothing_survives(ground: Ground) -> None:
