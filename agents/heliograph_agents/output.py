@@ -9,6 +9,20 @@ from pathlib import Path
 CAP_BYTES = 16 * 1024 * 1024
 """Most bytes kept: when the file has half of it, it becomes `output.log.1`, and a new one is started."""
 
+TAIL_BYTES = 64 * 1024
+"""Most that `tail` reads."""
+
+
+def tail(path: Path, lines: int) -> str:
+    """Returns the last lines of a file; nothing when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
 
 class OutputFile:
     """Appends what the flow writes. Never raises: a full disk must not stop a flow that only wants to print.

@@ -22,12 +22,15 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from heliograph.engine.codes import StateCode
 from heliograph_agents.launcher import BundleSpec, RunSpec
+
+FORMAT = 1
+"""Of what agents and supervisors tell each other in this folder. They may be of two environments: it must be equal."""
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
@@ -125,6 +128,7 @@ class RunDirectory:
         self.outbox = path / "outbox"
         self.token_file = path / "token"
         self.output_file = path / "output.log"
+        self.words = (path / "supervisor.log", self.output_file)
 
     @classmethod
     def create(cls, runs: Path, record: LaunchRecord, run_token: str) -> RunDirectory | None:
@@ -181,7 +185,7 @@ class RunDirectory:
     def processes(self) -> ProcessRecord | None:
         """Reads `supervisor.json`; None while there is none."""
         data = _read(self.path / "supervisor.json")
-        return ProcessRecord(**data) if data else None
+        return ProcessRecord(**_known(ProcessRecord, data)) if data else None
 
     def write_exit(self, record: ExitRecord) -> None:
         """Writes `exit.json`."""
@@ -190,7 +194,7 @@ class RunDirectory:
     def exit(self) -> ExitRecord | None:
         """Reads `exit.json`; None while there is none."""
         data = _read(self.path / "exit.json")
-        return ExitRecord(**data) if data else None
+        return ExitRecord(**_known(ExitRecord, data)) if data else None
 
     def touch(self, name: str) -> None:
         """Makes an empty marker file."""
@@ -249,10 +253,20 @@ def parse_launch_record(text: str) -> LaunchRecord:
     """
     data = json.loads(text)
     spec, settings = data.pop("spec"), data.pop("settings")
-    spec["bundle"] = BundleSpec(**spec["bundle"])
+    spec["bundle"] = BundleSpec(**_known(BundleSpec, spec["bundle"]))
     spec["labels"] = tuple(spec["labels"])
     settings["import_paths"] = tuple(settings["import_paths"])
-    return LaunchRecord(spec=RunSpec(**spec), settings=RunSettings(**settings), **data)
+    return LaunchRecord(
+        spec=RunSpec(**_known(RunSpec, spec)),
+        settings=RunSettings(**_known(RunSettings, settings)),
+        **_known(LaunchRecord, data),
+    )
+
+
+def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields that this version knows: a newer one of the same format adds what may be passed over."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def exit_record_text(record: ExitRecord) -> str:

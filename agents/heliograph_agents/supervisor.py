@@ -180,6 +180,7 @@ class _Supervisor:
         # Before anybody knows where to send them: a signal that comes early is an event as any other.
         signal.signal(signal.SIGTERM, lambda *_: self._post(self._asked_to_end))
         signal.signal(signal.SIGUSR1, lambda *_: self._post(self._abandon))
+        signal.signal(signal.SIGUSR2, lambda *_: self._post(self._cancel))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -322,7 +323,7 @@ class _Supervisor:
             self._post(self._abandon)
 
     def _asked_to_end(self) -> None:
-        """SIGTERM: from the agent it means cancel; to a container, that its place is taken away."""
+        """SIGTERM: from the agent it means cancel, as SIGUSR2 does; to a container, that its place is taken away."""
         if not self._record.settings.container:
             self._cancel()
         elif not (self._evicted or self._cancelled or self._flow_status is not None):
@@ -565,7 +566,7 @@ def _wires() -> tuple[socket.socket, socket.socket, int, int, int, int]:
 def _become_flow_process(parent: int, output: int) -> None:
     """What a forked flow process does before anything else."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     processes.die_with_parent(parent)

@@ -115,6 +115,11 @@ class AgentConfig:
     health_address: str = _doc("Host and port of /healthz; empty: none.", "")
     failure_text: str = _doc("Most text of failures that may leave this machine: local, redacted or full.", "local")
     log_mode: str = _doc("Most of log lines that may leave this machine: local, redacted or full.", "redacted")
+    environments: tuple[str, ...] = _doc(
+        "Python environments that local runs may ask for, `NAME=PATH`: a venv, a conda environment, a uv project or an "
+        "interpreter.",
+        (),
+    )
     policy: str = _doc("Policy file of agents; empty: $HELIOGRAPH_HOME/policy.toml, where there is one.", "")
 
 

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from heliograph.cli.main import EXIT_CODES, cli
+from heliograph_agents.launchers.kinds import NAMES, kind
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -115,6 +116,9 @@ def complaint(command: str) -> str:
                 return f"there is no command {word!r} in {here.name!r}"
             here = below
             options = options_of(here)
+            if here.name == "start" and "agent" in words:  # it has those of the type of agent, too
+                kinds = [word for word in words if word in NAMES] or ["local"]
+                options |= {name: item for item in kind(kinds[0]).OPTIONS for name in item.opts}
     return ""
 
 

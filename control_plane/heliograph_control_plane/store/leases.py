@@ -227,7 +227,11 @@ class LeaseStore:
                 changed[head.uuid] = head
             mine = one.epoch < head.epoch or head.agent == agent
             command = command_for(head, one.epoch) if mine else RunCommandKind.ABANDON
-            if command is RunCommandKind.NONE and one.renew and (head.id, one.epoch) in connected:
+            heard_of = one.renew and (head.id, one.epoch) in connected
+            if heard_of and command is RunCommandKind.CANCEL:
+                # First this: its supervisor hears of the cancellation too, and the agent need not end it from outside.
+                commands.append(RunCommand(one.run_id, one.epoch, RunCommandKind.CONNECTED))
+            elif heard_of and command is RunCommandKind.NONE:
                 command = RunCommandKind.CONNECTED
             if command is RunCommandKind.NONE and one.epoch == head.epoch and head.phase is Phase.HELD:
                 held_now.append((head, one))

@@ -21,6 +21,12 @@ class LocalRun(RunConfig):
         working_dir: Folder on the agent's machine in which the run starts; a run fails when it is not there. By default
             the folder of `heliograph agent start --work-dir`, or else the one that the agent was started in.
         labels: Labels that an agent must offer.
+        environment: Name of a Python environment of the agent, as its owner gave it with
+            `heliograph agent start --environment NAME=PATH`. By default the agent's own.
+        python: An interpreter on the agent's machine, instead of a named environment.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be.
     """
 
     launcher: ClassVar[str] = "local"
@@ -30,10 +36,21 @@ class LocalRun(RunConfig):
         env: Mapping[str, str] | None = None,
         working_dir: str | os.PathLike[str] | None = None,
         labels: Iterable[str] | None = None,
+        *,
+        environment: str | None = None,
+        python: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(env, labels)
+        if environment and python:
+            raise ValueError("give environment or python, not both")
+        if python is not None and not os.path.isabs(python):  # noqa: PTH117 (it is a path of another machine)
+            raise ValueError(f"python is the whole path of an interpreter, not {os.fspath(python)!r}")
+        self.environment = environment
+        self.python = os.fspath(python) if python is not None else None
         self.working_dir = os.fspath(working_dir) if working_dir is not None else None
 
     def launch_settings(self) -> LaunchSettings:
         """Returns the settings that the agent reads."""
-        return replace(super().launch_settings(), working_dir=self.working_dir or "")
+        given = {"environment": self.environment, "python": self.python}
+        options = {name: value for name, value in given.items() if value}
+        return replace(super().launch_settings(), working_dir=self.working_dir or "", options=options)

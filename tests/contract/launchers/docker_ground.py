@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.ground import Attempt, Ground, Step
 from tests.support.control_plane import ControlPlaneProcess
 from tests.support.docker_engine import DockerEngine
 
@@ -18,6 +18,7 @@ from heliograph.run_configs import DockerRun, RunConfig
 from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
+from heliograph_agents.launchers.docker.engine import Engine
 from heliograph_agents.launchers.docker.launcher import DockerLauncher
 from heliograph_agents.launchers.docker.options import DockerOptions
 from heliograph_agents.launchers.docker.volumes import Volume
@@ -37,7 +38,7 @@ class DockerGround(Ground):
 
     def make_launcher(self, agent: str = "") -> Launcher:
         settings = RunSettings(
-            address=self.plane.address, agent=agent or self.agent, home=str(self.folder / "home"),
+            address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
         return DockerLauncher(settings, self.folder / f"runs-{agent or self.agent}", self.options())
@@ -49,7 +50,7 @@ class DockerGround(Ground):
             base_url=self.engine.url,
             networks=("host",),
             volumes=tuple(Volume(str(place), str(place)) for place in places),
-            **self.owner_says,
+            **{"crash_lines": self.early_lines, **self.owner_says},
         )
 
     def storage(self) -> Storage:
@@ -67,6 +68,20 @@ class DockerGround(Ground):
 
     def alive(self, pid: int) -> bool:
         return alive_in_container(pid, self.shared)
+
+    async def vanish(self, handle: Handle) -> None:
+        client = self.engine.client()
+        try:
+            client.containers.get(handle.infrastructure).remove(force=True)
+        finally:
+            client.close()
+
+    async def launch_dead(self) -> tuple[Attempt, Handle, str]:
+        attempt = self.attempt("pass", entrypoint=["/bin/sh", "-c", "echo $((6 * 7)) wheels came off >&2; exit 9", "-"])
+        return attempt, await self.launch(attempt), "42 wheels came off"
+
+    def steps(self) -> list[Step]:
+        return [Step(Engine, name) for name in ("make_volume", "create", "put", "start")]
 
     async def remains(self, handle: Handle) -> list[str]:
         client = self.engine.client()

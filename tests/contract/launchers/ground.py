@@ -7,6 +7,7 @@ path. A kind of launcher joins the suite with a subclass of `Ground` and a line 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import textwrap
 import uuid
@@ -61,6 +62,9 @@ FLOWS = """
                     time.sleep(600)
                 except BaseException:
                     pass
+        elif what == "count":
+            with (SHARED / "counted").open("a") as file:
+                file.write(os.environ["HELIOGRAPH_FLOW_RUN"] + "\\n")
         elif what == "eat":
             food = []
             while True:
@@ -91,6 +95,34 @@ class Attempt:
         return self.spec.flow_run
 
 
+class AgentDiesError(BaseException):
+    """The agent is killed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a launch: a function of the launcher before and after which its agent may be killed."""
+
+    owner: Any
+    name: str
+
+    def kill_agent(self, patched: pytest.MonkeyPatch, *, after: bool) -> None:
+        """Has the agent die at this step."""
+        whole = getattr(self.owner, self.name)
+
+        async def dying_later(*arguments: Any, **named: Any) -> Any:
+            if after:
+                await whole(*arguments, **named)
+            raise AgentDiesError
+
+        def dying(*arguments: Any, **named: Any) -> Any:
+            if after:
+                whole(*arguments, **named)
+            raise AgentDiesError
+
+        patched.setattr(self.owner, self.name, dying_later if inspect.iscoroutinefunction(whole) else dying)
+
+
 class Ground(ABC):
     """One kind of launcher on its infrastructure.
 
@@ -98,6 +130,10 @@ class Ground(ABC):
         folder: Folder of this test.
         plane: The control plane; its address is reachable from runs.
         request: For fixtures that the kind needs, asked for when it is tested.
+
+    Attributes:
+        address: Where runs look for the control plane.
+        early_lines: Lines of what a run printed before it was heard of that launchers show in the agent's log.
     """
 
     kind: ClassVar[str]
@@ -106,6 +142,7 @@ class Ground(ABC):
 
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.folder, self.plane = folder, plane
+        self.address, self.early_lines = plane.address, 200
         self.shared = folder / "shared"
         self.shared.mkdir()
         self.shared.chmod(0o777)
@@ -133,6 +170,18 @@ class Ground(ABC):
     @abstractmethod
     async def kill(self, handle: Handle) -> None:
         """Kills the infrastructure of an attempt from outside, with all that runs in it, as a lack of memory does."""
+
+    @abstractmethod
+    async def vanish(self, handle: Handle) -> None:
+        """Removes the infrastructure of an attempt with all that is known of it there, behind its agent's back."""
+
+    @abstractmethod
+    async def launch_dead(self) -> tuple[Attempt, Handle, str]:
+        """Launches an attempt that dies before it is heard of. Returns also what it prints before."""
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """Returns the steps of a launch, in order."""
 
     @abstractmethod
     async def remains(self, handle: Handle) -> list[str]:
@@ -177,12 +226,27 @@ class Ground(ABC):
 
     def attempt(self, what: str, **changes: Any) -> Attempt:
         """Registers the flow, creates a run that does `what`, leases and accepts it."""
-        flow_id = self.client.register(self.flow(**changes), self.project)
-        self.client.create_flow_run(flow_id, parameters={"what": what})
-        agents = self.client.services.agents
+        self.create_run(what, **changes)
         host = os.uname().nodename
         register = pb.RegisterAgentRequest(agent_id=self.agent, launcher=self.kind, host=host, capacity=10)
-        self.client.call(agents.RegisterAgent, register)
+        self.client.call(self.client.services.agents.RegisterAgent, register)
+        return self._lease()
+
+    def create_run(self, what: str, **changes: Any) -> str:
+        """Registers the flow and creates a run that does `what`. Returns the run's name."""
+        flow_id = self.client.register(self.flow(**changes), self.project)
+        run_id = self.client.create_flow_run(flow_id, parameters={"what": what})
+        return f"projects/{self.project}/flowRuns/{run_id}"
+
+    def attempt_again(self, attempt: Attempt) -> Attempt:
+        """Gives an attempt back and leases its run again, as after a launch that came to nothing."""
+        agents, agent = self.client.services.agents, f"agents/{self.agent}"
+        release = pb.ReleaseFlowRunRequest(agent=agent, flow_run=attempt.run, epoch=attempt.spec.epoch)
+        self.client.call(agents.ReleaseFlowRun, release)
+        return self._lease()
+
+    def _lease(self) -> Attempt:
+        agents = self.client.services.agents
         request = pb.LeaseFlowRunsRequest(
             agent=f"agents/{self.agent}", request_id=uuid.uuid4().hex, max_runs=1, wait=Duration(seconds=10)
         )
@@ -211,6 +275,11 @@ class Ground(ABC):
             return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+    def counted(self, run: str) -> int:
+        """Returns how often the flow of a run that counts has run."""
+        path = self.shared / "counted"
+        return path.read_text().split().count(run) if path.exists() else 0
 
     def let_go(self) -> None:
         """Lets held flows end."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.ground import AgentDiesError, Ground
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents.launcher import ExitKind, InfraExit, Liveness
@@ -90,13 +90,18 @@ async def test_the_end_of_a_bad_run_is_told(
 ) -> None:
     attempt = ground.attempt(what)
     handle = await ground.launch(attempt)
-    assert (await ground.exit_of(handle)).kind is ExitKind.FINISHED
+    found = await ground.exit_of(handle)
+    assert found.kind is ExitKind.FINISHED
     run = ground.client.get_flow_run(attempt.run)
     assert run.state == state
     if reason is not None:
         assert run.failure.reason == reason
-    if what == "exit":
-        assert run.failure.exit_code == 3
+        assert found.reason is reason
+        assert found.hint, "the agent's log says what it means"
+    code, number = {"fail": (1, None), "exit": (3, None), "fault": (None, 11)}[what]
+    assert (found.exit_code, found.signal) == (code, number)
+    if reason is not None:
+        assert (run.failure.exit_code, run.failure.signal) == (code or 0, number or 0)
 
 
 async def test_what_ignores_its_end_is_killed_after_the_grace_period(ground: Ground) -> None:
@@ -135,6 +140,78 @@ async def test_infrastructure_that_is_killed_is_noticed_and_nothing_survives(gro
     assert not ground.alive(flow)
     assert await ground.exit_of(handle) == found, "the verdict stays"
     await ground.until(lambda: handle in ground.hints, "the launcher tells of it by itself")
+
+
+async def test_a_run_whose_infrastructure_somebody_removed_is_missed_and_not_begun_again(ground: Ground) -> None:
+    attempt = ground.attempt("hold")
+    handle = await ground.launch(attempt)
+    await ground.until(lambda: ground.marked("hold"), "the flow runs")
+    flow = ground.marked("hold")
+    await ground.vanish(handle)
+    found = await ground.exit_of(handle)
+    assert (found.kind, found.reason) == (ExitKind.DIED, FailureCode.INFRASTRUCTURE_DELETED)
+    assert not ground.alive(flow)
+    assert await ground.launch(attempt) == handle
+    assert (await ground.exit_of(handle)).kind is ExitKind.DIED, "the same launch starts it no second time"
+
+
+async def test_an_agent_killed_at_any_step_of_a_launch_starts_its_run_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ground.steps()
+    for step, after in [(steps[0], False), *((step, True) for step in steps)]:
+        attempt = ground.attempt("count")
+        with monkeypatch.context() as patched:
+            step.kill_agent(patched, after=after)
+            with pytest.raises(AgentDiesError):
+                await ground.launch(attempt)
+        await ground.restart()
+        handles = await ground.launcher.list()
+        ended = [await ground.exit_of(handle) for handle in handles]
+        if ExitKind.FINISHED not in [end.kind for end in ended]:
+            assert {end.kind for end in ended} <= {ExitKind.NEVER_STARTED}, (step.name, after)
+            for handle in handles:
+                await ground.launcher.forget(handle)
+            handles = [await ground.launch(ground.attempt_again(attempt))]
+            assert (await ground.exit_of(handles[0])).kind is ExitKind.FINISHED
+        assert ground.counted(attempt.run) == 1, (step.name, after)
+        assert ground.state(attempt.run) is StateCode.SUCCESS
+        for handle in handles:
+            await ground.launcher.forget(handle)
+            await ground.launcher.cleanup()
+            assert await ground.remains(handle) == [], (step.name, after)
+        assert await ground.launcher.list() == []
+
+
+async def test_a_run_is_cancelled_while_the_agent_that_launched_it_is_gone(ground: Ground) -> None:
+    attempt = ground.attempt("hold")
+    handle = await ground.launch(attempt)
+    await ground.until(lambda: ground.state(attempt.run) is StateCode.RUNNING, "the run is heard of")
+    await ground.until(lambda: ground.marked("hold"), "the flow runs")
+    await ground.leave()
+    flow = ground.marked("hold")
+    ground.client.cancel_flow_run(attempt.run)
+    await ground.until(lambda: ground.state(attempt.run).is_finished, "the run ends without its agent")
+    assert ground.state(attempt.run) is StateCode.CANCELLED
+    await ground.until(lambda: not ground.alive(flow), "its process is gone")
+    await ground.restart()
+    assert await ground.launcher.list() == [handle]
+    assert (await ground.exit_of(handle)).kind is ExitKind.FINISHED
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["shown", "not shown"])
+async def test_what_a_run_said_before_it_died_unheard_is_shown_on_this_side_where_wanted(
+    ground: Ground, caplog: pytest.LogCaptureFixture, wanted: bool
+) -> None:
+    ground.early_lines = 200 if wanted else 0
+    await ground.restart()
+    attempt, handle, words = await ground.launch_dead()
+    found = await ground.exit_of(handle)
+    assert found.kind is ExitKind.DIED
+    shown = [record for record in caplog.records if record.name == "heliograph.agent" and words in record.getMessage()]
+    assert bool(shown) is wanted
+    assert words not in str(found), "what is reported holds none of it"
+    assert ground.state(attempt.run) is not StateCode.SUCCESS
 
 
 async def test_a_run_goes_on_while_the_control_plane_is_away(ground: Ground) -> None:

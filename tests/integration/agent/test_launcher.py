@@ -252,7 +252,7 @@ class TestWarm:
         before = ground.launcher._parent._process.pid  # type: ignore[union-attr]
         await ground.launch()
         assert ground.launcher._parent._process.pid == before  # type: ignore[union-attr]
-        monkeypatch.setattr(parents, "environment_fingerprint", lambda: (("site-packages", 5),))
+        monkeypatch.setattr(parents, "environment_fingerprint", lambda *_: (("site-packages", 5),))
         await ground.launch(epoch=2)
         assert ground.launcher._parent._process.pid != before  # type: ignore[union-attr]
         for handle in await ground.launcher.list():

@@ -18,7 +18,6 @@ from tests.support.registry import Registry
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, LaunchError, Liveness
-from heliograph_agents.launchers.docker.engine import Engine
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(600)]
 
@@ -143,42 +142,6 @@ async def test_too_little_memory_is_called_that(ground: DockerGround) -> None:
 # --- deaths ----------------------------------------------------------------------------------------------------------
 
 
-class _AgentDiesError(BaseException):
-    """The agent is killed here."""
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", ["make_volume", "create", "put", "start"])
-async def test_an_agent_that_dies_between_two_steps_of_a_launch_leaves_no_run_behind(
-    ground: DockerGround, monkeypatch: pytest.MonkeyPatch, step: str, when: str
-) -> None:
-    whole = getattr(Engine, step)
-
-    def dying(self: Engine, *arguments: Any) -> Any:
-        if when == "after":
-            whole(self, *arguments)
-        raise _AgentDiesError
-
-    attempt = ground.attempt("pass")
-    with monkeypatch.context() as patched:
-        patched.setattr(Engine, step, dying)
-        with pytest.raises(_AgentDiesError):
-            await ground.launch(attempt)
-    await ground.restart()
-    [handle] = await ground.launcher.list()
-    found = await ground.exit_of(handle)
-    if (step, when) == ("start", "after"):
-        assert found.kind is ExitKind.FINISHED
-        assert ground.state(attempt.run) is StateCode.SUCCESS
-    else:
-        assert found.kind is (ExitKind.NEVER_STARTED)
-        assert not ground.marked("pass")
-    await ground.launcher.forget(handle)
-    await ground.launcher.cleanup()
-    assert await ground.launcher.list() == []
-    assert await ground.remains(handle) == []
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("swept")
 async def test_an_engine_that_is_killed_is_no_verdict_about_its_containers(ground: DockerGround) -> None:
@@ -199,16 +162,6 @@ async def test_an_engine_that_is_killed_is_no_verdict_about_its_containers(groun
     assert isinstance(await ground.launcher.inspect(handle), Liveness)
     ground.let_go()
     assert (await ground.exit_of(handle)).kind is ExitKind.FINISHED
-
-
-async def test_a_container_that_somebody_removed_is_missed(ground: DockerGround) -> None:
-    handle = await ground.launch(ground.attempt("hold"))
-    await ground.until(lambda: ground.marked("hold"), "the flow runs")
-    client = ground.engine.client()
-    client.containers.get(handle.infrastructure).remove(force=True)
-    client.close()
-    found = await ground.exit_of(handle)
-    assert (found.kind, found.reason) == (ExitKind.DIED, FailureCode.INFRASTRUCTURE_DELETED)
 
 
 async def test_an_agent_without_its_folder_finds_its_containers_by_their_labels(ground: DockerGround) -> None:

@@ -322,9 +322,14 @@ class DockerLauncher:
             task.add_done_callback(lambda _: self._stopping.pop(handle.infrastructure, None))
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
-        """The supervisor has the grace period and half of it to end the flow; then it is ended, then killed."""
-        grace = self._settings.grace_seconds
-        for number, patience in ((signal.SIGTERM, 2 * grace + 5.0 if told else 0.0), (signal.SIGKILL, 2 * grace + 5.0)):
+        """The supervisor has the grace period and half of it to end the flow; then it is ended, then killed.
+
+        One that the control plane has not heard of yet is told here that it is cancelled: SIGTERM would tell it that
+        its place is taken away.
+        """
+        longest = 2 * self._settings.grace_seconds + 5.0
+        first = (signal.SIGTERM, longest) if told else (signal.SIGUSR2, 0.0)
+        for number, patience in (first, (signal.SIGKILL, longest)):
             await asyncio.sleep(patience)
             while True:
                 try:

@@ -27,7 +27,10 @@ from heliograph_agents.launcher import (
     PlanFacts,
     RunSpec,
 )
+from heliograph_agents.launchers.local.environments import Environment, Probes, check
+from heliograph_agents.launchers.local.options import LocalOptions
 from heliograph_agents.launchers.local.parents import SpawnParent, Supervisor, WarmParent
+from heliograph_agents.output import tail
 from heliograph_agents.run_directory import (
     ExitRecord,
     LaunchRecord,
@@ -42,12 +45,6 @@ from heliograph_agents.run_directory import (
 
 _log = logging.getLogger("heliograph.agent")
 
-KEEP_FAILED = 50
-"""Run directories of failed runs that are kept."""
-
-KEEP_SECONDS = 7 * 24 * 3600
-"""How long any run directory is kept."""
-
 KILL_SECONDS = 5.0
 """How long the rest of a run whose supervisor died may take to be gone."""
 
@@ -57,11 +54,19 @@ EMPTY_LOOKS = 2
 
 @dataclass(frozen=True, slots=True)
 class LocalPlan:
-    """One attempt on this host: the name of its folder and what is in it."""
+    """One attempt on this host: the name of its folder and what is in it.
+
+    Attributes:
+        spec: The attempt.
+        folder: Name of its folder.
+        facts: What the agent's policy judges.
+        environment: Where it runs; None means the agent's own environment.
+    """
 
     spec: RunSpec
     folder: str
     facts: PlanFacts = field(default_factory=PlanFacts)
+    environment: Environment | None = None
 
 
 class LocalLauncher:
@@ -70,21 +75,29 @@ class LocalLauncher:
     Args:
         settings: How flows are run.
         runs: Folder of run directories; made if needed.
+        options: What the agent's owner sets.
         warm: True to fork supervisors from a warm parent; default: on Linux.
     """
 
     kind = "local"
-    needs_settings = False  # the supervisor fetches them: it is on the same host, and the launch waits for nothing
+    needs_settings = True
 
-    def __init__(self, settings: RunSettings, runs: Path, *, warm: bool | None = None) -> None:
+    def __init__(
+        self, settings: RunSettings, runs: Path, options: LocalOptions | None = None, *, warm: bool | None = None
+    ) -> None:
         self._settings, self._runs = settings, runs
-        self._parent = WarmParent(settings) if (processes.LINUX if warm is None else warm) else SpawnParent(settings)
+        self._options = options if options is not None else LocalOptions()
+        self._warm = processes.LINUX if warm is None else warm
+        self._parent: WarmParent | SpawnParent = WarmParent(settings) if self._warm else SpawnParent(settings)
+        self._others: dict[str, WarmParent | SpawnParent] = {}
+        self._probes = Probes()
         self._started: dict[str, Supervisor] = {}
+        self._known: set[str] = set()
         self._watched: dict[str, int] = {}
         self._ended: Callable[[Handle], None] = _ignore
 
     def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> LocalPlan:
-        """Names the folder."""
+        """Names the folder, and finds the environment that is asked for."""
         facts = PlanFacts()
         if settings is not None:
             facts = PlanFacts(
@@ -94,7 +107,29 @@ class LocalLauncher:
                 working_dir=settings.working_dir,
                 options=tuple(sorted(settings.options)),
             )
-        return LocalPlan(spec, name_of(spec.run_id, spec.epoch), facts)
+        return LocalPlan(spec, name_of(spec.run_id, spec.epoch), facts, self._asked(settings))
+
+    def _asked(self, settings: LaunchSettings | None) -> Environment | None:
+        """Returns the environment that launch settings ask for; None for the agent's own."""
+        if settings is None or settings.launcher not in ("", self.kind):
+            return None  # another kind's options: no business of this one
+        options = settings.options
+        if strange := sorted(options.keys() - {"environment", "python"}):
+            raise LaunchError(f"local runs have no option {', '.join(strange)}", FailureCode.LAUNCH_SETTINGS)
+        name, python = options.get("environment"), options.get("python")
+        if python:
+            return Environment("", str(python))
+        if not name:
+            return None
+        found = self._options.environments.get(str(name))
+        if found is None:
+            known = ", ".join(sorted(self._options.environments)) or "none"
+            raise LaunchError(
+                f"the run asks for environment {name}; this agent has: {known}. Start it with "
+                f"--environment {name}=PATH, or give run and the agent that has it a label.",
+                FailureCode.LAUNCH_SETTINGS,
+            )
+        return found
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
         """Makes the folder of runs, and the warm parent."""
@@ -106,17 +141,20 @@ class LocalLauncher:
     async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
         """Writes the run directory, then has a supervisor forked for it."""
         spec = plan.spec
+        handle = Handle(spec.flow_run, spec.epoch, name_of(spec.run_id, spec.epoch))
+        if handle.infrastructure in self._known:
+            return handle  # also when somebody has removed its folder
+        parent = await self._parent_for(plan)
         record = LaunchRecord(spec, self._settings, credentials.incarnation, credentials.renew_every_seconds)
         try:
             directory = RunDirectory.create(self._runs, record, credentials.run_token)
         except OSError as error:
             # A full disk is this host's trouble, not the run's: it goes back, and the agent takes a rest.
             raise LaunchError(f"the run directory cannot be written: {error}") from error
-        handle = Handle(spec.flow_run, spec.epoch, name_of(spec.run_id, spec.epoch))
         if directory is None:
             return handle  # launched before: by this agent, or the one before it
         try:
-            supervisor = await self._parent.launch(directory)
+            supervisor = await parent.launch(directory)
         except (OSError, EOFError) as error:
             # It may have been started after all: the lock decides, and exit.json keeps a late one from starting.
             found = await self.inspect(handle)
@@ -125,8 +163,23 @@ class LocalLauncher:
                 raise LaunchError(f"no supervisor could be started: {error}") from error
             return handle
         self._started[handle.infrastructure] = supervisor
+        self._known.add(handle.infrastructure)
         self._watch(handle, supervisor.pid, supervisor.start)
         return handle
+
+    async def _parent_for(self, plan: Plan) -> WarmParent | SpawnParent:
+        """Returns who starts supervisors where the attempt is to run, when that place fits it."""
+        environment = plan.environment if isinstance(plan, LocalPlan) else None
+        if environment is None:
+            return self._parent
+        found = await asyncio.to_thread(self._probes.look, environment)
+        check(environment, found, plan.spec.bundle)
+        known = self._others.get(environment.python)
+        if known is None:
+            settings = self._settings
+            known = WarmParent(settings, environment, found.paths) if self._warm else SpawnParent(settings, environment)
+            self._others[environment.python] = known
+        return known
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at `exit.json`, then at the processes."""
@@ -157,6 +210,8 @@ class LocalLauncher:
             try:
                 descriptor = directory.lock()
             except FileNotFoundError:
+                if handle.infrastructure in self._known:
+                    return await self._settle_removed(directory)
                 return InfraExit(ExitKind.NEVER_STARTED, FailureCode.LAUNCH_FAILED, hint="its run directory is gone")
             if directory.exit() is not None or directory.processes() is not None:
                 if descriptor is not None:
@@ -168,16 +223,40 @@ class LocalLauncher:
                 return Liveness.STARTING  # looked at again at the next reconcile
             await asyncio.sleep(0.01)
         try:
+            self._tell_early(directory)
             if directory.supervisor_failed():
                 return _settled(directory, FailureCode.SUPERVISOR_DIED, "its supervisor failed before the flow began")
             return _settled(directory, FailureCode.LAUNCH_FAILED, "it was never started")
         finally:
             os.close(descriptor)
 
+    async def _settle_removed(self, directory: RunDirectory) -> Liveness | InfraExit:
+        """Somebody removed the folder of an attempt that was started: what it was is gone, and so must it be."""
+        if not await self._end_all(directory, 0):
+            return Liveness.STARTING
+        hint = "somebody removed its run directory"
+        return InfraExit(ExitKind.DIED, FailureCode.INFRASTRUCTURE_DELETED, hint=hint, time_micros=_now())
+
     async def _settle(self, directory: RunDirectory, record: ProcessRecord) -> Liveness | InfraExit:
         """The supervisor is gone: makes sure that nothing of the run survives it, then says so for good."""
-        limit = time.monotonic() + KILL_SECONDS
         group = record.flow_pid if processes.is_alive(record.flow_pid, record.flow_start) else 0
+        if not await self._end_all(directory, group):
+            return Liveness.STARTING  # not dead yet: looked at again at the next reconcile
+        if (known := directory.exit()) is not None:  # it was just about to write it
+            return exit_of(known)
+        descriptor = directory.lock()
+        if descriptor is None:
+            return Liveness.STARTING
+        try:
+            self._tell_early(directory)
+            return _settled(directory, FailureCode.SUPERVISOR_DIED, "its supervisor died, and the flow with it")
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    async def _end_all(directory: RunDirectory, group: int) -> bool:
+        """Kills what is left of an attempt whose supervisor is gone. Returns whether nothing is."""
+        limit = time.monotonic() + KILL_SECONDS
         empty = 0
         while True:
             left = await asyncio.to_thread(processes.members, directory.path, group)
@@ -185,19 +264,20 @@ class LocalLauncher:
             processes.signal_all(left, signal.SIGKILL)
             empty = 0 if left else empty + 1
             if empty == EMPTY_LOOKS:
-                break
+                return True
             if time.monotonic() > limit:
-                return Liveness.STARTING  # not dead yet: looked at again at the next reconcile
+                return False
             await asyncio.sleep(0.02)
-        if (known := directory.exit()) is not None:  # it was just about to write it
-            return exit_of(known)
-        descriptor = directory.lock()
-        if descriptor is None:
-            return Liveness.STARTING
-        try:
-            return _settled(directory, FailureCode.SUPERVISOR_DIED, "its supervisor died, and the flow with it")
-        finally:
-            os.close(descriptor)
+
+    def _tell_early(self, directory: RunDirectory) -> None:
+        """Shows what an attempt left that died before it was heard of, where the agent's owner wants it shown."""
+        lines = self._options.crash_lines
+        if not lines or directory.has("contact"):
+            return
+        said = [text for file in directory.words if (text := tail(file, lines).rstrip())]
+        if said:
+            name = directory.path.name
+            _log.error("%s died before it was heard of. The end of what it left:\n%s", name, "\n".join(said))
 
     async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:  # noqa: ARG002 (a signal costs nothing)
         """Signals the supervisor, which stops the flow with its grace period."""
@@ -219,6 +299,7 @@ class LocalLauncher:
                 _log.warning("%s is no run directory: %s", directory.path, error)
                 continue
             found.append(Handle(spec.flow_run, spec.epoch, directory.path.name))
+            self._known.add(directory.path.name)
         return found
 
     async def outbox(self, handle: Handle) -> Path | None:
@@ -229,6 +310,7 @@ class LocalLauncher:
     async def forget(self, handle: Handle) -> None:
         """Marks the folder."""
         self._started.pop(handle.infrastructure, None)
+        self._known.discard(handle.infrastructure)
         self._unwatch(handle.infrastructure)
         directory = RunDirectory(self._runs / handle.infrastructure)
         if directory.path.exists():
@@ -236,13 +318,17 @@ class LocalLauncher:
 
     async def cleanup(self) -> None:
         """Removes old folders."""
-        await asyncio.to_thread(remove_old, self._runs, keep_failed=KEEP_FAILED, keep_seconds=KEEP_SECONDS)
+        options = self._options
+        await asyncio.to_thread(
+            remove_old, self._runs, keep_failed=options.keep_failed, keep_seconds=options.keep_seconds
+        )
 
     async def close(self) -> None:
         """Ends the warm parent; supervisors go on."""
         for name in list(self._watched):
             self._unwatch(name)
-        await self._parent.stop()
+        for parent in (self._parent, *self._others.values()):
+            await parent.stop()
 
     def _watch(self, handle: Handle, pid: int, started: int) -> None:
         """Has the kernel tell at once when the supervisor ends. Only a hint: `inspect` decides."""
@@ -278,6 +364,10 @@ def _ignore(_: Handle) -> None:
 
 
 def _settled(directory: RunDirectory, reason: FailureCode, hint: str) -> InfraExit:
-    record = ExitRecord(reason=int(reason), hint=hint, unshipped=True, time_micros=time.time_ns() // 1000)
+    record = ExitRecord(reason=int(reason), hint=hint, unshipped=True, time_micros=_now())
     directory.write_exit(record)
     return exit_of(record)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

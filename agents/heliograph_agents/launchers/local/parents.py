@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliograph_agents import processes
+from heliograph_agents.launchers.local.environments import Environment
 from heliograph_agents.launchers.local.warm_parent import MAX_DATAGRAM_BYTES
 from heliograph_agents.run_directory import RunDirectory, RunSettings
 
@@ -45,6 +46,14 @@ def child_environment(settings: RunSettings, environment: Mapping[str, str] | No
     return variables
 
 
+def started_with(settings: RunSettings, environment: Environment | None) -> tuple[str, dict[str, str]]:
+    """Returns interpreter and variables of what the agent starts in an environment."""
+    variables = child_environment(settings)
+    if environment is None:
+        return sys.executable, variables
+    return environment.python, environment.variables(variables)
+
+
 def environment_fingerprint(paths: list[str] | None = None) -> tuple[tuple[str, int], ...]:
     """Returns what changes when distributions are installed or removed: the times of the folders that hold them."""
     found = []
@@ -56,10 +65,19 @@ def environment_fingerprint(paths: list[str] | None = None) -> tuple[tuple[str, 
 
 
 class WarmParent:
-    """Keeps one warm parent, and asks it for supervisors. Used by one event loop."""
+    """Keeps one warm parent, and asks it for supervisors. Used by one event loop.
 
-    def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: How flows are run.
+        environment: Where it runs; by default the agent's own.
+        paths: Folders with that environment's distributions.
+    """
+
+    def __init__(
+        self, settings: RunSettings, environment: Environment | None = None, paths: tuple[str, ...] | None = None
+    ) -> None:
+        self._settings, self._environment = settings, environment
+        self._paths = list(paths) if paths is not None else None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._waiting: deque[asyncio.Future[dict[str, object]]] = deque()
@@ -82,7 +100,7 @@ class WarmParent:
         Raises:
             OSError, EOFError: It was not; or nobody knows, when the warm parent died on it.
         """
-        if self._socket is None or environment_fingerprint() != self._fingerprint:
+        if self._socket is None or environment_fingerprint(self._paths) != self._fingerprint:
             await self.stop()
             await self.start()
         try:
@@ -103,13 +121,14 @@ class WarmParent:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._fingerprint = environment_fingerprint()
+        self._fingerprint = environment_fingerprint(self._paths)
+        python, variables = started_with(self._settings, self._environment)
         with theirs:
             self._process = subprocess.Popen(  # noqa: ASYNC220 (asyncio's own would want a child watcher)
-                [sys.executable, "-m", "heliograph_agents.launchers.local.warm_parent", str(theirs.fileno())],
+                [python, "-m", "heliograph_agents.launchers.local.warm_parent", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=child_environment(self._settings),
+                env=variables,
             )
         ours.setblocking(False)
         self._socket = ours
@@ -156,10 +175,15 @@ class WarmParent:
 
 
 class SpawnParent:
-    """Starts each supervisor as a process of its own: slower, and right on every platform."""
+    """Starts each supervisor as a process of its own: slower, and right on every platform.
 
-    def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: How flows are run.
+        environment: Where they run; by default the agent's own.
+    """
+
+    def __init__(self, settings: RunSettings, environment: Environment | None = None) -> None:
+        self._settings, self._environment = settings, environment
 
     async def start(self) -> None:
         """Nothing to prepare."""
@@ -170,10 +194,11 @@ class SpawnParent:
         Raises:
             OSError: It was not started.
         """
+        python, variables = started_with(self._settings, self._environment)
         process = subprocess.Popen(  # noqa: ASYNC220 (as above)
-            [sys.executable, "-m", "heliograph_agents.supervisor", str(directory.path)],
+            [python, "-m", "heliograph_agents.supervisor", str(directory.path)],
             stdin=subprocess.DEVNULL,
-            env=child_environment(self._settings),
+            env=variables,
             start_new_session=True,
         )
         supervisor = Supervisor(process.pid, processes.start_time(process.pid))
