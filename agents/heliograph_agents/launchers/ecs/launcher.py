@@ -219,7 +219,7 @@ class EcsLauncher:
         code, key = await self._codes.ask(
             plan.spec.flow_run, plan.spec.epoch, credentials.run_token, launch_record_text(record), files, seconds
         )
-        authorities = files.get("tls_ca", b"").decode()
+        authorities = files.get("tls_ca.pem", b"").decode()
         start = Start(settings.address, code, key, bool(tls.get("insecure")), authorities, seconds)
         return start.text()
 
