@@ -151,8 +151,8 @@ def start(launcher: str, **options: Any) -> None:
     _start(launcher, **options)
 
 
-def _add_group(name: str) -> None:
-    """Adds `agent NAME start`, as Prefect 1 spelled it."""
+def _add_group(name: str) -> click.Group:
+    """Adds `agent NAME start`, as Prefect 1 spelled it. Returns the group."""
 
     @agent.group(name, help=f"`start` is the same as `heliograph agent start --type {name}`.")
     def group() -> None:
@@ -163,9 +163,26 @@ def _add_group(name: str) -> None:
     def start_kind(**options: Any) -> None:
         _start(name, **options)
 
+    return group
 
-for _name in NAMES:
-    _add_group(_name)
+
+_groups = {name: _add_group(name) for name in NAMES}
+
+
+@_groups["kubernetes"].command("rbac")
+@click.option("--namespace", "namespaces", multiple=True, required=True, help="Namespace of Jobs. May be repeated.")
+@click.option("--service-account", default="heliograph-agent", show_default=True, help="The agent's service account.")
+@click.option("--agent-namespace", default="", help="Where the agent runs. [default: the first namespace of Jobs]")
+@click.option("--least", is_flag=True, help="Leave out what it only tells more with: events and logs of pods.")
+def rbac(namespaces: tuple[str, ...], service_account: str, agent_namespace: str, least: bool) -> None:
+    """Print the rights that a Kubernetes agent needs, for kubectl apply -f -.
+
+    A Role in each namespace, none in the whole cluster. Secrets are made and removed, and none can be read.
+    """
+    from heliograph_agents.launchers.kubernetes.rbac import as_yaml, manifests
+
+    found = manifests(namespaces, service_account, agent_namespace or namespaces[0], least=least)
+    click.echo(as_yaml(found), nl=False)
 
 
 def _start(

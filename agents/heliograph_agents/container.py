@@ -1,7 +1,8 @@
 """The first process of a container: takes what the agent laid there for it, and supervises that attempt.
 
 `python -m heliograph_agents.container OFFER [--runs DIR] [--termination-log FILE]`. OFFER is a folder with
-`launch.json` and `token`, mounted or copied there by the agent; it may be read-only. The run directory is made below
+`launch.json` and `token`, mounted or copied there by the agent; it may be read-only. With a file `holder` it is for one
+container alone, with a file `withdrawn` for none any more. The run directory is made below
 DIR. Nothing secret comes by argument or environment.
 
 With `--start` there is no folder: the variable `HELIOGRAPH_START` has a start code, which is exchanged for both.
@@ -53,6 +54,11 @@ EXIT_CODE_REFUSED = 80
 """Its start code was not exchanged: it had ended, or its lease had, or nobody could be reached."""
 EXIT_SUPERVISOR_FAILED = 81
 """The supervisor itself failed, and nobody knows what became of the run."""
+EXIT_WITHDRAWN = 82
+"""The offer was taken back before anything began."""
+
+POD_VARIABLE = "HELIOGRAPH_POD_UID"
+"""Variable with what tells this container from another one that is given the same offer."""
 
 MAX_TERMINATION_BYTES = 4096
 
@@ -65,6 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--termination-log", type=Path, metavar="FILE")
     parser.add_argument("--start", action="store_true")
     given = parser.parse_args(arguments)
+    if (given.offer / "withdrawn").exists():
+        print("heliograph: this attempt was given back before it began", file=sys.stderr)
+        return EXIT_WITHDRAWN
+    holder = given.offer / "holder"
+    if holder.exists() and holder.read_text() != os.environ.get(POD_VARIABLE, ""):
+        print("heliograph: this attempt is of another pod, and is not started again", file=sys.stderr)
+        return EXIT_STARTED_BEFORE
     try:
         if given.start:
             given.offer = _collect(given.runs)

@@ -183,6 +183,7 @@ class PlanFacts:
         identities: Service accounts and roles.
         options: Names of the launcher's own options that the run config uses.
         working_dir: Folder on the agent's host in which it starts; empty means the agent's.
+        more_images: Images of what runs beside it.
     """
 
     image: str = ""
@@ -194,6 +195,7 @@ class PlanFacts:
     identities: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     working_dir: str = ""
+    more_images: tuple[str, ...] = ()
 
 
 class Plan(Protocol):

@@ -91,11 +91,11 @@ class Policy:
     def refuse_plan(self, facts: PlanFacts) -> list[str]:
         """Judges what would be started. Returns a sentence for each refusal."""
         refusals = []
-        if facts.image:
-            if not _matches(self.images, facts.image):
-                refusals.append(f"image {facts.image} is not among images")
-            if self.require_image_digest and not _DIGEST.search(facts.image):
-                refusals.append(f"image {facts.image} has no digest")
+        for image in (facts.image, *facts.more_images):
+            if image and not _matches(self.images, image):
+                refusals.append(f"image {image} is not among images")
+            if image and self.require_image_digest and not _DIGEST.search(image):
+                refusals.append(f"image {image} has no digest")
         refusals += [f"variable {name} is not among env" for name in facts.env if not _matches(self.env, name)]
         refusals += [f"mount {mount} is not among mounts" for mount in facts.mounts if not self._may_mount(mount)]
         refusals += [f"{word} is not among privileged" for word in facts.privileged if word not in self.privileged]

@@ -25,6 +25,7 @@ _MODULES = {
     "local": "heliograph_agents.launchers.local.kind",
     "docker": "heliograph_agents.launchers.docker.kind",
     "ecs": "heliograph_agents.launchers.ecs.kind",
+    "kubernetes": "heliograph_agents.launchers.kubernetes.kind",
 }
 
 NAMES = tuple(_MODULES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from heliograph.run_configs.base import RunConfig, UniversalRun
 from heliograph.run_configs.docker import DockerRun
 from heliograph.run_configs.ecs import ECSRun
+from heliograph.run_configs.kubernetes import KubernetesRun
 from heliograph.run_configs.local import LocalRun
 
-__all__ = ["DockerRun", "ECSRun", "LocalRun", "RunConfig", "UniversalRun"]
+__all__ = ["DockerRun", "ECSRun", "KubernetesRun", "LocalRun", "RunConfig", "UniversalRun"]

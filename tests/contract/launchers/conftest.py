@@ -9,6 +9,7 @@ import pytest
 from tests.contract.launchers.docker_ground import DockerGround
 from tests.contract.launchers.ecs_ground import EcsGround
 from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.kubernetes_ground import KubernetesGround, OldKubernetesGround
 from tests.contract.launchers.local_ground import LocalGround
 from tests.support.control_plane import ControlPlaneProcess, control_plane_process
 from tests.support.docker_engine import docker_engine
@@ -21,6 +22,8 @@ GROUNDS: dict[str, type[Ground]] = {
     "local": LocalGround,
     "docker": DockerGround,
     "ecs": EcsGround,
+    "kubernetes": KubernetesGround,
+    "kubernetes-1.20": OldKubernetesGround,
 }
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from heliograph.engine.codes import FailureCode
-from heliograph_agents.container import EXIT_NO_OFFER, EXIT_STARTED_BEFORE, EXIT_SUPERVISOR_FAILED
+from heliograph_agents.launchers.exit_codes import signal_of, why
 from heliograph_agents.run_directory import ExitRecord
 
-_START_FAILURES = (126, 127)
 _LOST_CODE = 255
 """What the engine says of a container that it found dead when it, or its host, came back."""
 
@@ -28,8 +26,8 @@ def verdict(state: Mapping[str, Any], *, killed_by_us: bool, stopped_by_us: bool
     """
     code = int(state.get("ExitCode", 0))
     said = str(state.get("Error") or "")
-    number = code - 128 if 128 < code < 128 + 65 else None
-    reason, hint = _why(code, number, printed, oom=bool(state.get("OOMKilled")))
+    number = signal_of(code)
+    reason, hint = _why(code, printed, oom=bool(state.get("OOMKilled")))
     if stopped_by_us and reason is FailureCode.SIGNAL:
         hint = "this agent ended its container, since it did not end by itself in its grace period"
     if killed_by_us:
@@ -64,26 +62,12 @@ def _died(reason: FailureCode, hint: str) -> ExitRecord:
     return ExitRecord(reason=int(reason), hint=hint, unshipped=True, died=died, time_micros=time.time_ns() // 1000)
 
 
-def _why(code: int, number: int | None, printed: str, *, oom: bool) -> tuple[FailureCode, str]:
+def _why(code: int, printed: str, *, oom: bool) -> tuple[FailureCode, str]:
     if oom:
         return FailureCode.OUT_OF_MEMORY, "the kernel killed its container for lack of memory"
     if code == _LOST_CODE:
         return FailureCode.HOST_RESTARTED, "Docker, or its host, restarted without it"
-    if number == signal.SIGKILL:
-        return FailureCode.SIGNAL, "something killed its container: often lack of memory"
-    if number is not None:
-        return FailureCode.SIGNAL, f"signal {number} ended its container"
-    if missing := re.search(r"No module named '?(heliograph\w*)", printed):
-        return FailureCode.LAUNCH_SETTINGS, f"its image has no {missing[1]}: install Heliograph there"
-    if code in _START_FAILURES:
-        return FailureCode.LAUNCH_SETTINGS, f"its container could not run its command, and exited with {code}"
-    if code == EXIT_NO_OFFER:
-        return FailureCode.SUPERVISOR_DIED, "its container did not find what the agent had laid there for it"
-    if code == EXIT_STARTED_BEFORE:
-        return FailureCode.SUPERVISOR_DIED, "somebody started its container a second time"
-    if code == EXIT_SUPERVISOR_FAILED:
-        return FailureCode.SUPERVISOR_DIED, "its supervisor failed"
-    return FailureCode.EXIT_CODE, f"its container exited with {code} before it was over"
+    return why(code, printed)
 
 
 def _micros(text: str) -> int:
