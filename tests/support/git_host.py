@@ -122,6 +122,7 @@ class HostDouble:
         faults: What is answered instead.
         tokens: Tokens, and which repositories each may see; None means all.
         change: What becomes of an archive before it is sent.
+        pages: What servers of somebody else's answer, by path.
         violations: Where an answer was not what the API's documents say.
     """
 
@@ -134,6 +135,7 @@ class HostDouble:
         self.tokens: dict[str, set[str] | None] = {TOKEN: None}
         self.change: Callable[[bytes], bytes] | None = None
         self.violations: list[str] = []
+        self.pages: dict[str, Told] = {}
         self.repositories: dict[str, HostRepository] = {}
         self._lock = threading.Lock()
         self._servers: dict[str, ThreadingHTTPServer] = {}

@@ -68,7 +68,9 @@ def violation(template: str, told: Told) -> str:
         schema = content[kind]["schema"]
     check = OAS30Validator({**schema, "components": document["components"]})
     value = json.loads(told.body) if "json" in told.headers["content-type"] else told.body.decode()
-    return "; ".join(f"{template} {status}: {error.message[:200]}" for error in check.iter_errors(value))
+    return "; ".join(
+        f"{template} {status}: {error.json_path}: {error.message[:200]}" for error in check.iter_errors(value)
+    )
 
 
 class GitHubDouble(HostDouble):

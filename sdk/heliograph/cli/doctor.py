@@ -26,7 +26,7 @@ from heliograph.cli.text import clean, paint, use_color
     "--storage",
     default="",
     metavar="PLACE",
-    help="A folder, s3://BUCKET/PREFIX, oci://HOST/NAME. [this machine's default]",
+    help="A folder, s3://BUCKET/PREFIX, oci://HOST/NAME, github:https://HOST/OWNER/NAME. [this machine's default]",
 )
 @click.option("--image", default="", metavar="IMAGE", help="An image that this machine's Docker Engine should pull.")
 @output_option("table", "json")

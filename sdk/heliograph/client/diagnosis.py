@@ -255,17 +255,23 @@ def storage_finding(location: str = "") -> Finding:
     """Tries the storage of bundles.
 
     Args:
-        location: A folder or `s3://bucket/prefix`; empty means the default folder.
+        location: A folder, `s3://bucket/prefix`, or a kind and its address, `github:https://github.com/owner/name`;
+            empty means the default folder.
     """
     from heliograph.storage import BundleRef, Local, from_reference
     from heliograph.storage.base import ObjectMissingError
+    from heliograph.storage.repository import Repository
 
-    kind = location.partition("://")[0] if "://" in location else "local"
+    scheme = location.partition("://")[0] if "://" in location else "local"
+    kind, named, _ = scheme.rpartition(":")
+    kind, location = (kind, location.removeprefix(f"{kind}:")) if named else (scheme, location)
     advice = "Check its name, this machine's credentials for it, and the way there."
     try:
         storage = from_reference(kind, location) if location else Local()
         if isinstance(storage, Local):
             return _folder_finding(storage.directory)
+        if isinstance(storage, Repository):
+            return Finding("storage", True, f"{location} can be read: {storage.probe()}")
         nothing = f"sha256:{'0' * 64}"
         with suppress(ObjectMissingError):  # the answer that a storage gives that we may read
             storage.fetch_launch(BundleRef(kind, location, nothing, nothing))

@@ -250,6 +250,11 @@ class Repository(Storage):
         """Returns which commit the last fetch took, where a branch is followed."""
         return self._remarks
 
+    def probe(self) -> str:
+        """Returns what is found in the repository now: its newest commit."""
+        commit, ref = self._resolve("")
+        return f"its branch {ref or 'HEAD'} is at {commit[:12]}"
+
     def fetch_launch(self, ref: BundleRef) -> LaunchSettings:
         """Returns the public part of the launch settings, which the location says."""
         settings = Pin.parse(ref.location).launch

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import io
+import json
 import os
+import socket
+import tarfile
 import threading
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +17,16 @@ from typing import Any
 
 import pytest
 from tests.contract.storages.commits import register, run, write_flow
+from tests.contract.storages.hosts import member, with_member
 from tests.support.git_host import TOKEN, Fault, HostDouble, HostRepository, Told
 from tests.support.git_http import git
-from tests.support.github import GitHubDouble
+from tests.support.github import GitHubDouble, recorded
 
+from heliograph.client.diagnosis import storage_finding
 from heliograph.config import set_temporary_config
 from heliograph.context import context
-from heliograph.exceptions import BundleChangedError, StorageError
-from heliograph.storage import Git, GitHub, GitLab, from_reference
+from heliograph.exceptions import StorageError
+from heliograph.storage import Git, GitHub, GitLab, from_reference, http_client
 from heliograph.storage.base import BundleRef
 from heliograph.storage.pin import Pin
 from heliograph.storage.repository import Repository
@@ -62,10 +70,6 @@ def logged_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HELIOGRAPH__SECRETS__READ", TOKEN)
     with set_temporary_config({"storage.tokens": [f"{host.double.address()}=READ"]}):
         yield
-
-
-def only(reference: BundleRef, **changes: Any) -> BundleRef:
-    return BundleRef(**({name: getattr(reference, name) for name in reference.__slots__} | changes))
 
 
 def test_runs_have_the_commit_of_registration(host: Host, tmp_path: Path) -> None:
@@ -228,16 +232,6 @@ def test_a_followed_branch_warns_and_says_its_commit(host: Host, tmp_path: Path)
     assert run(ref, tmp_path) == "two"
 
 
-def test_another_commit_than_the_registered_one_is_refused(host: Host, tmp_path: Path) -> None:
-    repository = host.repository()
-    ref = register(host.storage(repository), write_flow(repository))
-    pin = Pin.parse(ref.location)
-    other = repository.commit({pin.path: "print('evil')\n"})
-    with pytest.raises(BundleChangedError, match="registered with"):
-        run(only(ref, location=pin.at(other).location()), tmp_path)
-    assert not list((tmp_path / "bundles").glob("[0-9a-f]*/"))
-
-
 def test_a_renamed_repository_is_found_but_no_branch_is_followed_there(
     host: Host, tmp_path: Path, logged_in: None
 ) -> None:
@@ -284,6 +278,20 @@ def test_two_agents_fetch_at_once(host: Host, tmp_path: Path, logged_in: None) -
     assert len(set(folders)) == 2
     archives = [path for path in host.double.asked_of() if "tarball" in path or "/archive" in path]
     assert len(archives) == 3, "one at registration, and one for each agent's cache"
+
+
+def test_the_doctor_says_whether_a_repository_can_be_read(host: Host, logged_in: None) -> None:
+    repository = host.repository(private=True)
+    commit = repository.commit({"a": "b"})
+    root = f"#root={ROOT.strip('/')}" if host.double.kind == "gitlab" else ""
+    found = storage_finding(f"{host.double.kind}:{repository.url}{root}")
+    assert found.good
+    assert f"main is at {commit[:12]}" in found.said
+    assert TOKEN not in found.said
+    lost = storage_finding(f"{host.double.kind}:{repository.url}-lost{root}")
+    assert lost.good is False
+    assert "or the token may not see it" in lost.said
+    assert lost.advice
 
 
 # --- servers that are busy, broken or hostile ------------------------------------------------------------------------
@@ -341,3 +349,168 @@ def test_an_archive_that_ends_too_early_is_fetched_again(host: Host, tmp_path: P
     with pytest.raises(StorageError, match="damaged or incomplete"):
         run(ref, tmp_path / "other")
     assert not list((tmp_path / "other").rglob("*.py"))
+
+
+def test_an_archive_that_is_small_and_endless_is_refused(host: Host, tmp_path: Path) -> None:
+    repository = host.repository()
+    ref = register(host.storage(repository), write_flow(repository))
+    host.double.change = with_member(member("zeros"), bytes(30_000_000))
+    with set_temporary_config({"storage.archive_limit_bytes": 1_000_000}):
+        with pytest.raises(StorageError, match="unpacks to more than 1,000,000 bytes") as refused:
+            run(ref, tmp_path)
+        assert "storage.archive_limit_bytes" in refused.value.hint
+    host.double.change = with_member(member("x" * 2_000_000))
+    with pytest.raises(StorageError, match="more than a megabyte"):
+        run(ref, tmp_path)
+    assert not list(tmp_path.rglob("*.py"))
+
+
+# --- where tokens go -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(host: Host) -> str:
+    """A server of somebody else's, which serves the archives too. Returns its address."""
+    if "elsewhere" not in host.double._servers:
+        host.double.serve("elsewhere", lambda asked: host.double.pages.get(asked.path, Told(404)))
+    return f"http://localhost:{host.double.address('elsewhere').rpartition(':')[2]}"
+
+
+def leaks(host: Host) -> list[str]:
+    """Returns the requests to other servers than the API that had the token with them."""
+    return [
+        one.path
+        for one in host.double.asked
+        if one.server != "api" and TOKEN in f"{one.path} {sorted(one.headers.items())}"
+    ]
+
+
+def test_a_token_follows_no_redirection_to_another_server(
+    host: Host, elsewhere: str, tmp_path: Path, logged_in: None
+) -> None:
+    repository = host.repository(private=True)
+    ref = register(host.storage(repository), write_flow(repository))
+    place = "tarball" if host.double.kind == "github" else "/archive"
+    commit = Pin.parse(ref.location).commit
+    archive = repository.archive(commit, "x")
+    host.double.pages[f"/{commit}"] = Told(200, archive)
+    host.double.faults.append(Fault(place, Told(302, headers={"location": f"{elsewhere}/{commit}"})))
+    assert run(ref, tmp_path) == "one", "what is right is right, wherever it comes from"
+    assert host.double.asked_of("elsewhere") == [f"/{commit}"]
+    # There and back again: who was sent away gets no token any more, so this is as good as a stranger's request.
+    host.double.pages["/back"] = Told(302, headers={"location": f"http://{host.double.address()}/again"})
+    host.double.faults.append(Fault(place, Told(302, headers={"location": f"{elsewhere}/back"})))
+    with pytest.raises(StorageError, match="answers 404"):
+        run(ref, tmp_path / "b")
+    assert "authorization" not in host.double.asked[-1].headers
+    assert host.double.asked[-1].path == "/again"
+    assert not leaks(host)
+
+
+def test_the_test_sees_a_token_that_follows(
+    host: Host, elsewhere: str, tmp_path: Path, logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin of the test before: a client that takes its token along everywhere is found."""
+    repository = host.repository(private=True)
+    ref = register(host.storage(repository), write_flow(repository))
+    monkeypatch.setattr(http_client, "_origin", lambda _: ("", "", 0))
+    place = "tarball" if host.double.kind == "github" else "/archive"
+    host.double.faults.append(Fault(place, Told(302, headers={"location": f"{elsewhere}/x"})))
+    with pytest.raises(StorageError):
+        run(ref, tmp_path)
+    assert leaks(host)
+
+
+def test_nothing_is_asked_in_the_open(host: Host, tmp_path: Path, logged_in: None) -> None:
+    repository = host.repository(private=True)
+    ref = register(host.storage(repository), write_flow(repository))
+    place = "tarball" if host.double.kind == "github" else "/archive"
+    host.double.faults.append(Fault(place, Told(302, headers={"location": "http://archives.example.org/x"})))
+    with pytest.raises(StorageError, match=r"archives\.example\.org/x is not encrypted"):
+        run(ref, tmp_path)
+
+
+def test_requests_go_through_the_machines_proxy(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A server that is not this machine: the proxy is asked for a tunnel, and sees no token."""
+    seen: list[str] = []
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def proxy() -> None:
+            for _ in range(4):
+                connection, _ = listener.accept()
+                with connection:
+                    seen.append(connection.recv(65536).decode("latin-1"))
+                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=proxy, daemon=True).start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.setattr(http_client, "_TRIES", 1)
+        flow = write_flow(host.repository())
+        storage = (
+            GitHub("shop/x", base_url="https://forge.test/api/v3", access_token_secret="READ")
+            if host.double.kind == "github"
+            else GitLab("shop/x", host="forge.test", access_token_secret="READ")
+        )
+        with context(secrets={"READ": TOKEN}), pytest.raises(StorageError, match=r"forge\.test cannot be reached"):
+            storage.make_bundle(flow)
+    assert seen[0].startswith("CONNECT forge.test:443 ")
+    assert TOKEN not in "".join(seen)
+
+
+def test_the_double_answers_as_github_did(github: GitHubDouble) -> None:
+    """The double's answers beside recorded ones: the same fields of the same types, the same headers and addresses."""
+    repository = github.repository(f"shop/d{uuid.uuid4().hex[:8]}", private=True)
+    commit = repository.commit({"README.md": "# hello-world"})
+
+    def asked(address: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        place = urllib.parse.urlsplit(address)
+        connection = http.client.HTTPConnection(place.netloc, timeout=60)
+        connection.request("GET", f"{place.path}?{place.query}", headers={"Accept": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): text for name, text in answer.getheaders()}, answer.read()
+
+    def kinds(document: dict[str, Any]) -> dict[str, type]:
+        return {name: type(value) for name, value in document.items() if value is not None and name != "organization"}
+
+    base = f"{github.base_url}/repos/{repository.name}"
+    login = {"authorization": f"token {TOKEN}"}
+    (shape,) = recorded("get-repository")
+    status, headers, body = asked(base, **login)
+    assert (status, headers["content-type"]) == (shape["status"], shape["headers"]["content-type"])
+    told = json.loads(body)
+    assert kinds(shape["response"]).items() <= kinds(told).items()
+    assert told["full_name"] == repository.name
+    limits = {name for name in shape["headers"] if name.startswith("x-ratelimit")}
+    assert limits <= headers.keys()
+
+    sent, archive = recorded("get-archive")
+    status, headers, body = asked(f"{base}/tarball/{commit}", **login)
+    assert (status, body) == (sent["status"], b"")
+    assert headers["content-type"] == sent["headers"]["content-type"]
+    there = urllib.parse.urlsplit(sent["headers"]["location"])
+    here = urllib.parse.urlsplit(headers["location"])
+    assert here.path == there.path.replace("octokit-fixture-org/get-archive", repository.name).replace(
+        "refs/heads/main", commit
+    )
+    status, headers, body = asked(headers["location"])
+    assert (status, headers["content-type"]) == (archive["status"], archive["headers"]["content-type"])
+    named = archive["headers"]["content-disposition"].replace("octokit-fixture-org-get-archive-0000000", "{}")
+    top = f"{repository.name.replace('/', '-')}-{commit[:7]}"
+    assert headers["content-disposition"] == named.format(top)
+    with tarfile.open(fileobj=io.BytesIO(body)) as ours:
+        assert ours.getnames() == [top, f"{top}/README.md"]
+
+    moved = next(one for one in recorded("rename-repository") if one["status"] == 301)
+    old, new = repository.name, f"{repository.name}-new"
+    github.rename(repository, new)
+    status, headers, body = asked(f"{github.base_url}/repos/{old}", **login)
+    assert (status, kinds(json.loads(body))) == (301, kinds(moved["response"]))
+    assert headers["location"] == f"{github.base_url}/repositories/{repository.number}"
+    (wrong,) = recorded("errors")
+    status, _, body = asked(f"{github.base_url}/repos/{new}")
+    assert status == 404, "a private repository is nobody's business"
+    assert {"message", "documentation_url"} <= wrong["response"].keys() & json.loads(body).keys()
+    assert not github.violations
