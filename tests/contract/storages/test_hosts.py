@@ -21,6 +21,7 @@ from tests.contract.storages.hosts import member, with_member
 from tests.support.git_host import TOKEN, Fault, HostDouble, HostRepository, Told
 from tests.support.git_http import git
 from tests.support.github import GitHubDouble, recorded
+from tests.support.gitlab import ROOT
 
 from heliograph.client.diagnosis import storage_finding
 from heliograph.config import set_temporary_config
