@@ -84,7 +84,7 @@ case "${1:-}" in
     command -v busybox >/dev/null || missing+=(busybox-static)
     PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(gcc libc6-dev) # failing disks are a library that the tests compile
-    command -v npm >/dev/null || missing+=(npm) # what GitHub says of its API comes from there
+    command -v npm >/dev/null || missing+=(nodejs npm) # Azurite, and what GitHub says of its API
     if [ ${#missing[@]} -gt 0 ]; then
       if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
         echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
@@ -93,6 +93,12 @@ case "${1:-}" in
     fi
     fetch_npm octokit/openapi 23.0.2 package/LICENSE package/generated/api.github.com.json
     fetch_npm octokit/fixtures 23.1.2 package/LICENSE.md package/scenarios
+    # Azure's storage for tests comes from npm, pinned here; the newest ones need a newer Node.js than Debian has.
+    [ -d $venv/azurite/node_modules/azurite ] || {
+      say "Installing Azurite"
+      npm install --prefix $venv/azurite --no-audit --no-fund --omit=optional --ignore-scripts --loglevel=error \
+        azurite@3.33.0 >/dev/null
+    }
     ;;
   lock)
     make_venv

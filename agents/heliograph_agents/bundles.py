@@ -6,11 +6,12 @@ Runs in the supervisor, where the flow will run. What was fetched once is taken 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heliograph.exceptions import BundleChangedError
+from heliograph.exceptions import BundleChangedError, ConfigurationError, StorageError
 from heliograph.storage import BundleFormat, BundleRef, LaunchSettings, Manifest, from_reference
 from heliograph.storage.cache import manifest_of
 from heliograph.storage.load import preflight
@@ -52,6 +53,16 @@ class Ready:
         }
 
 
+@contextlib.contextmanager
+def _unusable_is_unavailable() -> Iterator[None]:
+    """Reports a library or a login that this agent lacks as what it means for the run: no bundle."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise StorageError(str(error), hint=error.hint) from error
+
+
+@_unusable_is_unavailable()
 def prepare(record: LaunchRecord) -> Ready:
     """Fetches and checks the bundle of an attempt.
 
@@ -103,6 +114,7 @@ def _launch_file(cache: Path, digest: str) -> Path:
     return cache / "launch" / f"{digest.partition(':')[2]}.json"
 
 
+@_unusable_is_unavailable()
 def settings_of(spec: BundleSpec, cache: Path) -> LaunchSettings:
     """Returns the launch settings of a bundle, with what the agent's own file says.
 

@@ -16,7 +16,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -95,6 +95,7 @@ class FaultProxy:
         self.accepted = 0
         self._target_port = target_port
         self._connections: set[_Connection] = set()
+        self._watchers: dict[str, Callable[[int], None]] = {}
         self._thread = LoopThread("fault-proxy")
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -134,6 +135,10 @@ class FaultProxy:
     def accept(self) -> None:
         """Listens again."""
         self._thread.run(self._open())
+
+    def watch(self, direction: str, see: Callable[[int], None]) -> None:
+        """Calls `see` with how many bytes of a connection were delivered in a direction, after each piece."""
+        self._watchers[direction] = see
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -209,6 +214,7 @@ class FaultProxy:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(1000)
 
         async def deliver() -> None:
+            delivered = 0
             while True:
                 due, data = await under_way.get()
                 await asyncio.sleep(due - loop.time())
@@ -219,6 +225,9 @@ class FaultProxy:
                     return
                 writer.write(data)
                 await writer.drain()
+                delivered += len(data)
+                if direction in self._watchers:
+                    self._watchers[direction](delivered)
                 if self.wire.bytes_per_second:
                     await asyncio.sleep(len(data) / self.wire.bytes_per_second)
 

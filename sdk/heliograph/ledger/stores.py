@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from heliograph.exceptions import InvalidArgumentError, ResultStoreError
+from heliograph.exceptions import ResultStoreError
+from heliograph.ledger.segments import checked_run_id, in_order, segment_name, segment_order
 from heliograph.utilities.files import write_atomically
 from heliograph.utilities.s3 import s3_client, s3_errors
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 __all__ = ["LedgerStore", "LocalLedgerStore", "S3LedgerStore", "open_store", "segment_name", "segment_order"]
-
-_RUN_ID = re.compile(r"[A-Za-z0-9\-]{1,64}")
-_SEGMENT = re.compile(r"(\d+)-(\d+)\.jsonl")
 
 
 class LedgerStore(Protocol):
@@ -39,7 +36,9 @@ def open_store(description: Mapping[str, str]) -> LedgerStore:
 
     Args:
         description: `{"kind": "local", "dir": …}`, an empty folder meaning this machine's default for results, or
-            `{"kind": "s3", "bucket": …, "prefix": …}` with `endpoint_url` and `region_name` where needed.
+            `{"kind": "s3", "bucket": …, "prefix": …}` with `endpoint_url` and `region_name` where needed,
+            `{"kind": "gcs", "bucket": …, "prefix": …}`, or `{"kind": "azure", "account_url": …, "container": …,
+            "prefix": …}`.
 
     Raises:
         ResultStoreError: If the kind is not known.
@@ -52,18 +51,11 @@ def open_store(description: Mapping[str, str]) -> LedgerStore:
     if kind == "s3" and description.get("bucket"):
         options = {name: description[name] for name in ("endpoint_url", "region_name") if description.get(name)}
         return S3LedgerStore(description["bucket"], description.get("prefix", ""), options)
+    if kind in ("gcs", "azure"):
+        from heliograph.ledger.object_store import object_store
+
+        return object_store(kind, description)
     raise ResultStoreError(f"a ledger of kind {kind!r} is not known here", hint="Upgrade heliograph here.")
-
-
-def segment_name(epoch: int, number: int) -> str:
-    """Returns the name of a segment."""
-    return f"{epoch}-{number:06d}.jsonl"
-
-
-def segment_order(name: str) -> tuple[int, int] | None:
-    """Returns epoch and number of a segment; None for other files."""
-    match = _SEGMENT.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 class LocalLedgerStore:
@@ -90,7 +82,7 @@ class LocalLedgerStore:
             return []
         except OSError as error:
             raise ResultStoreError(f"the ledger cannot be read from {folder}: {error}") from error
-        return _in_order(found)
+        return in_order(found)
 
     def read(self, flow_run_id: str, name: str) -> bytes:
         """Reads a file."""
@@ -101,7 +93,7 @@ class LocalLedgerStore:
             raise ResultStoreError(f"the ledger cannot be read from {path}: {error}") from error
 
     def _folder(self, flow_run_id: str) -> Path:
-        return self.dir / "ledger" / _checked(flow_run_id)
+        return self.dir / "ledger" / checked_run_id(flow_run_id)
 
     def __str__(self) -> str:
         return str(self.dir / "ledger")
@@ -137,7 +129,7 @@ class S3LedgerStore:
         prefix = self._key(flow_run_id)
         with s3_errors(ResultStoreError, f"the ledger cannot be read from s3://{self.bucket}/{prefix}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return _in_order(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
+            return in_order(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
 
     def read(self, flow_run_id: str, name: str) -> bytes:
         """Gets a segment."""
@@ -146,21 +138,10 @@ class S3LedgerStore:
             return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def _key(self, flow_run_id: str) -> str:
-        return f"{self.prefix}/ledger/{_checked(flow_run_id)}/".removeprefix("/")
+        return f"{self.prefix}/ledger/{checked_run_id(flow_run_id)}/".removeprefix("/")
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}/ledger" if self.prefix else f"s3://{self.bucket}/ledger"
 
     def __repr__(self) -> str:
         return f"S3LedgerStore({self.bucket!r}, {self.prefix!r})"
-
-
-def _in_order(names: Any) -> list[str]:
-    return sorted((name for name in names if segment_order(name)), key=lambda name: segment_order(name) or (0, 0))
-
-
-def _checked(flow_run_id: str) -> str:
-    """The id becomes part of a path: nothing that is no id is let through."""
-    if not _RUN_ID.fullmatch(flow_run_id):
-        raise InvalidArgumentError(f"{flow_run_id!r} is no id of a flow run")
-    return flow_run_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import BundleRef, Storage
 from heliograph.storage.launch import LaunchSettings, launch_settings
 from heliograph.storage.local import Local
@@ -14,14 +14,18 @@ from heliograph.storage.places import check_location
 from heliograph.storage.s3 import S3
 
 if TYPE_CHECKING:
+    from heliograph.storage.azure import Azure
+    from heliograph.storage.gcs import GCS
     from heliograph.storage.git import Git
     from heliograph.storage.github import GitHub
     from heliograph.storage.gitlab import GitLab
     from heliograph.storage.oci import OCI
 
 __all__ = [
+    "GCS",
     "OCI",
     "S3",
+    "Azure",
     "BundleFormat",
     "BundleRef",
     "Git",
@@ -37,6 +41,8 @@ __all__ = [
 
 _HERE = "heliograph.storage"
 _KINDS = {
+    "azure": ("azure", "Azure"),
+    "gcs": ("gcs", "GCS"),
     "git": ("git", "Git"),
     "github": ("github", "GitHub"),
     "gitlab": ("gitlab", "GitLab"),
@@ -60,7 +66,7 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `git`, `github`, `gitlab`, `oci`.
+        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `oci`.
         location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
             is meant.
         host: The host that has the folder, for messages.
@@ -73,4 +79,7 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     check_location(storage, location)
     module, name = _KINDS[storage]
     kind: type[Storage] = getattr(importlib.import_module(f"{_HERE}.{module}"), name)
-    return kind.at(location, host)
+    try:
+        return kind.at(location, host)
+    except InvalidArgumentError as error:
+        raise StorageError(str(error), hint=error.hint or "Register the flow again.") from error

@@ -59,11 +59,19 @@ class Storage:
     Args:
         project_root: Folder that goes into the bundle; found from the flow's file when not given.
         pickle: True to load a pickle of the flow instead of its file: for notebooks and flows that are built from data.
+        flow_file: The file that has the flow; found when not given.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, *, project_root: str | os.PathLike[str] | None = None, pickle: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        project_root: str | os.PathLike[str] | None = None,
+        pickle: bool = False,
+        flow_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.flow_file = Path(flow_file).expanduser().absolute() if flow_file is not None else None
         self.project_root = Path(project_root).expanduser().absolute() if project_root is not None else None
         self.pickle = pickle
 
@@ -125,6 +133,7 @@ class Storage:
             flow,
             project_root=project_root if project_root is not None else self.project_root,
             pickle=self.pickle if pickle is None else pickle,
+            flow_file=self.flow_file,
             leave_out=self.written(),
         )
 
@@ -233,13 +242,21 @@ class Storage:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Storage) or type(self) is not type(other):
             return False
-        return (self.location, self.project_root, self.pickle) == (other.location, other.project_root, other.pickle)
+        return (*self._identity(), self.project_root, self.pickle) == (
+            *other._identity(),
+            other.project_root,
+            other.pickle,
+        )
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.location))
+        return hash((self.kind, *self._identity()))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.location!r})"
+        return f"{type(self).__name__}({', '.join(repr(part) for part in self._identity() if part)})"
+
+    def _identity(self) -> tuple[object, ...]:
+        """What tells this place from others, known without asking anybody."""
+        return (self.location,)
 
 
 class ObjectMissingError(StorageError):

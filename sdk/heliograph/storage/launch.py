@@ -110,10 +110,14 @@ def launch_settings(flow: Flow, storage: Any) -> LaunchSettings:
 
 def _ledger(result: Any, storage: Any) -> dict[str, str]:
     """The ledger is where the flow's results are; else beside the bundle in a bucket, or at home."""
-    from heliograph.engine.results import LocalResult, S3Result, default_results_dir
+    from heliograph.engine.results import AzureResult, GCSResult, LocalResult, S3Result, default_results_dir
 
     if isinstance(result, S3Result):
         return {"kind": "s3", "prefix": "", **result.describe_config()}
+    if isinstance(result, GCSResult):
+        return {"kind": "gcs", "prefix": "", **result.describe_config()}
+    if isinstance(result, AzureResult) and result.account_url:
+        return {"kind": "azure", "prefix": "", "account_url": result.account_url, "container": result.container}
     if isinstance(result, LocalResult):
         return {"kind": "local", "dir": "" if result.dir == default_results_dir() else result.dir}
     described: dict[str, str] = storage.ledger()

@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from heliograph.config import config, home
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import ObjectMissingError, Storage
+from heliograph.storage.compat import accept_common, pickled
 from heliograph.utilities.files import write_atomically
 
 __all__ = ["Local"]
@@ -21,10 +22,14 @@ class Local(Storage):
 
     Args:
         directory: The folder; by default the setting `storage.dir`, then `$HELIOGRAPH_HOME/storage`.
+        validate: Not needed: the folder is made when something is stored.
+        path: The file that has the flow; found when not given.
+        stored_as_script: False to load a pickle of the flow, as `pickle=True`.
         project_root: Folder that goes into the bundle; found from the flow's file when not given.
         pickle: True to load a pickle of the flow instead of its file.
         host: Name of the host that has the folder; this host by default. Give an empty text when the folder is
             mounted wherever agents run.
+        add_default_labels: Prefect 1's word: False says that the folder is mounted wherever agents run.
     """
 
     kind: ClassVar[str] = "local"
@@ -32,16 +37,26 @@ class Local(Storage):
     def __init__(
         self,
         directory: str | os.PathLike[str] | None = None,
+        validate: bool = True,
+        path: str | os.PathLike[str] | None = None,
+        stored_as_script: bool | None = None,
         *,
         project_root: str | os.PathLike[str] | None = None,
         pickle: bool = False,
         host: str | None = None,
+        add_default_labels: bool | None = None,
+        **prefect: Any,
     ) -> None:
-        super().__init__(project_root=project_root, pickle=pickle)
+        del validate
+        accept_common("Local", prefect)
+        as_pickle = pickled("Local", stored_as_script, pickle)
+        super().__init__(project_root=project_root, pickle=as_pickle, flow_file=_script(path, as_pickle))
+        if add_default_labels is False and host is None:
+            host = ""  # Prefect 1's way to say that the folder is on every host
         folder = directory if directory is not None else config().storage.dir or home() / "storage"
-        path = Path(folder).expanduser().absolute()
+        full = Path(folder).expanduser().absolute()
         # One spelling for one folder: what a policy compares. Links stay as they are, unless `..` follows one.
-        self.directory = path.resolve() if ".." in path.parts else path
+        self.directory = full.resolve() if ".." in full.parts else full
         self._host = socket.gethostname() if host is None else host
 
     @classmethod
@@ -98,3 +113,21 @@ class Local(Storage):
         if isinstance(error, NotADirectoryError | FileExistsError):
             return f"{self.directory} must be a folder that is there or can be made."
         return f"Look at the disk of {self.directory}, or give another folder."
+
+
+def _script(path: str | os.PathLike[str] | None, as_pickle: bool) -> Path | None:
+    """Reads Prefect 1's `path`."""
+    if path is None:
+        return None
+    if as_pickle:
+        raise InvalidArgumentError(
+            f"Local: path={os.fspath(path)!r} of a pickle: objects are named by what they hold",
+            hint="Say in which folder they are: directory=…",
+        )
+    file = Path(path).expanduser()
+    if file.suffix != ".py":
+        raise InvalidArgumentError(
+            f"Local: path={os.fspath(path)!r} is no file of Python",
+            hint="Give the file; for a module that agents have installed, use Module storage.",
+        )
+    return file

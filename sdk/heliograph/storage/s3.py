@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
 
 from heliograph.config import config
 from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import ObjectMissingError, Storage
-from heliograph.storage.places import is_plain
+from heliograph.storage.compat import accept_common, pickled, prefix_of
+from heliograph.storage.objects import checked_prefix
 from heliograph.utilities.s3 import error_code, is_missing, s3_client, s3_errors
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["S3"]
 
 _CHUNK_BYTES = 1024 * 1024
+_ATTEMPTS = 3
 _MAX_MEMORY_BYTES = 8 * 1024 * 1024
 _MAX_OVERHEAD_BYTES = 64 * 1024 * 1024  # of an archive over its files: up to 20,000 headers with long names
 _PRESENT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -30,10 +33,13 @@ class S3(Storage):
 
     Args:
         bucket: Name of the bucket.
-        prefix: What all keys begin with.
+        prefix: What all keys begin with; by default `heliograph`.
+        stored_as_script: False to load a pickle of the flow, as `pickle=True`.
+        local_script_path: The file that has the flow; found when not given.
         client_options: Keyword arguments of `boto3.client`, such as `endpoint_url` and `region_name`. Agents
             do not get them: they use `AWS_ENDPOINT_URL` or the setting `storage.s3_endpoint_url`. Keep credentials out.
         upload_options: Passed to `put_object`.
+        key: Prefect 1's name for the place: the same as `prefix`.
         project_root: Folder that goes into the bundle; found from the flow's file when not given.
         pickle: True to load a pickle of the flow instead of its file.
     """
@@ -43,20 +49,25 @@ class S3(Storage):
     def __init__(
         self,
         bucket: str,
-        prefix: str = "heliograph",
-        *,
+        prefix: str | None = None,
+        stored_as_script: bool | None = None,
+        local_script_path: str | os.PathLike[str] | None = None,
         client_options: Mapping[str, Any] | None = None,
         upload_options: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
         project_root: str | os.PathLike[str] | None = None,
         pickle: bool = False,
+        **prefect: Any,
     ) -> None:
-        super().__init__(project_root=project_root, pickle=pickle)
+        accept_common("S3", prefect)
+        super().__init__(
+            project_root=project_root, pickle=pickled("S3", stored_as_script, pickle), flow_file=local_script_path
+        )
         if not bucket or set(bucket) & set("/?#@: "):
             raise InvalidArgumentError(f"{bucket!r} is no name of a bucket")
         self.bucket = bucket
-        self.prefix = prefix.strip("/")
-        if self.prefix and not is_plain(self.prefix):
-            raise InvalidArgumentError(f"{prefix!r} is no prefix: nothing like . and .., double slashes, %2e or %2f")
+        self.prefix = checked_prefix(prefix_of("S3", prefix, "key", key))
         self.client_options = dict(client_options or {})
         self.upload_options = dict(upload_options or {})
         self._client: S3Client | None = None
@@ -134,27 +145,40 @@ class S3(Storage):
         return head["ContentLength"] == len(data) and (not plain or tag == digest)
 
     def _open(self, key: str) -> BinaryIO:
-        from botocore.exceptions import ClientError
-
         full = self._key(key)
         spool = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115 (the caller closes it)
         try:
             with s3_errors(StorageError, f"s3://{self.bucket}/{full} cannot be read"):
-                try:
-                    answer = self.client.get_object(Bucket=self.bucket, Key=full)
-                except ClientError as error:
-                    if is_missing(error):
-                        raise ObjectMissingError(
-                            f"s3://{self.bucket}/{full} is not there", hint="Register the flow again."
-                        ) from error
-                    raise
                 # All of it is read here, where a connection that breaks is an error of the storage.
-                _copy(answer["Body"].iter_chunks(_CHUNK_BYTES), spool, f"s3://{self.bucket}/{full}")
+                self._read_into(spool, full)
         except BaseException:
             spool.close()
             raise
         spool.seek(0)
         return cast("BinaryIO", spool)
+
+    def _read_into(self, target: IO[bytes], full: str) -> None:
+        """Reads an object, all of it again after a connection that broke: boto3 asks again before an answer only."""
+        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+        for attempt in range(_ATTEMPTS):
+            target.seek(0)
+            target.truncate()
+            try:
+                answer = self.client.get_object(Bucket=self.bucket, Key=full)
+                _copy(answer["Body"].iter_chunks(_CHUNK_BYTES), target, f"s3://{self.bucket}/{full}")
+            except ClientError as error:
+                if is_missing(error):
+                    raise ObjectMissingError(
+                        f"s3://{self.bucket}/{full} is not there", hint="Register the flow again."
+                    ) from error
+                raise
+            except (HTTPClientError, IncompleteReadError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.2 * 2**attempt)
+            else:
+                return
 
 
 def _copy(chunks: Iterable[bytes], target: IO[bytes], name: str) -> None:

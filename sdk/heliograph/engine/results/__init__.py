@@ -8,6 +8,7 @@ from heliograph.engine.result import NoResult, Result
 from heliograph.engine.results.constant_result import ConstantResult
 from heliograph.engine.results.json_result import JSONResult
 from heliograph.engine.results.local_result import LocalResult, default_results_dir
+from heliograph.engine.results.object_result import AzureResult, GCSResult
 from heliograph.engine.results.s3_result import S3Result
 from heliograph.engine.results.secret_result import SecretResult
 from heliograph.engine.serializers import Serializer
@@ -15,7 +16,9 @@ from heliograph.engine.sink import StoredResult
 from heliograph.exceptions import ResultStoreError
 
 __all__ = [
+    "AzureResult",
     "ConstantResult",
+    "GCSResult",
     "JSONResult",
     "LocalResult",
     "NoResult",
@@ -69,6 +72,14 @@ def open_stored(stored: StoredResult) -> Result:
         options = {name: text for name, text in stored.config.items() if name in ("endpoint_url", "region_name")}
         result = S3Result(stored.config.get("bucket", ""), boto3_kwargs=options, serializer=serializer)
         return result.read(stored.location)
+    if stored.kind == f"{_HERE}.GCSResult":
+        return GCSResult(stored.config.get("bucket"), serializer=serializer).read(stored.location)
+    if stored.kind == f"{_HERE}.AzureResult":
+        account, secret = stored.config.get("account_url"), stored.config.get("secret")
+        blobs = AzureResult(
+            stored.config.get("container", ""), None, secret, account_url=account, serializer=serializer
+        )
+        return blobs.read(stored.location)
     raise ResultStoreError(f"only the flow's own code can read a {stored.kind}; it is at {stored.location}")
 
 

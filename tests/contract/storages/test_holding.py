@@ -1,0 +1,117 @@
+"""What storages do that keep bundles' bytes: writers at the same time, writers that are killed, and repairs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.contract.storages.ground import HoldingGround
+from tests.contract.storages.killed import author
+
+from heliograph.exceptions import BundleChangedError, HeliographError, StorageError
+from heliograph.storage import BundleRef, LaunchSettings
+
+FILES = {"data.bin": "x" * 200_000}
+
+
+def test_writers_at_the_same_time_agree(holding: HoldingGround) -> None:
+    flow = holding.flow(files=FILES)
+    bundle = holding.storage().make_bundle(flow)
+    gate = threading.Barrier(4)
+
+    def write(number: int) -> BundleRef:
+        storage = holding.storage()
+        gate.wait(60)
+        return storage.put_bundle(bundle, LaunchSettings(env={"A": "1"}, cpu_millis=number % 2))
+
+    with ThreadPoolExecutor(4) as pool:
+        refs = list(pool.map(write, range(4)))
+    assert refs[0] == refs[2]
+    assert refs[1] == refs[3]
+    assert {ref.digest for ref in refs} == {bundle.manifest.digest}
+    for ref in refs[:2]:
+        holding.check(ref)
+        assert holding.reader(ref).fetch_launch(ref).env == {"A": "1"}
+    assert len(holding.objects()) == 5, "archive, manifest, two launch settings, one salt"
+
+
+def test_an_author_who_is_killed_leaves_nothing_or_all_of_it(
+    holding: HoldingGround, figure: Callable[[str], None]
+) -> None:
+    storage = holding.storage()
+    bundle = storage.make_bundle(holding.flow(files=FILES))
+    settings = LaunchSettings(env={"A": "1"})
+    steps = whole = 0
+    with author() as writer:
+        while True:
+            steps += 1
+            assert steps < 200, "it does not end"
+            done = writer.put(storage, bundle, settings, steps)
+            complete = _is_complete(holding, bundle.manifest.digest)
+            whole += complete
+            assert complete or not done
+            # Whatever is left: the next registration is a sound one.
+            ref = storage.put_bundle(bundle, settings)
+            holding.check(ref, cache=f"after-{steps}")
+            if done:
+                break
+            holding.vanish()
+    assert whole >= 1, "nothing was ever stored before the end"
+    assert steps > 4
+    figure(
+        f"{holding.kind}: killed before each of {steps - 1} steps: whole after {whole}, unreachable after the others"
+    )
+
+
+def _is_complete(holding: HoldingGround, digest: str) -> bool:
+    """True when an agent that knew the reference would find all of it; nothing half is ever found."""
+    ref = BundleRef(holding.kind, holding.storage().location, digest, "sha256:" + "0" * 64, host=holding.storage().host)
+    reader = holding.reader(ref)
+    try:
+        manifest = reader.fetch_manifest(ref)
+    except BundleChangedError as error:
+        pytest.fail(f"half a manifest can be reached: {error}")
+    except StorageError:
+        return False
+    folder = reader.fetch(ref, holding.folder / f"complete-{len(list(holding.folder.iterdir()))}")
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == len(manifest.files)
+    return True
+
+
+def test_registering_again_repairs_what_was_damaged(holding: HoldingGround) -> None:
+    flow = holding.flow()
+    ref = holding.register(flow)
+    for number, damage in enumerate(list(holding.damages(ref))[::4]):
+        damage.do()
+        assert holding.register(flow) == ref, damage.name
+        folder = holding.check(ref, cache=f"repaired-{number}")
+        assert any(path.name.startswith("flow_") for path in folder.iterdir()), damage.name
+        damage.undo()
+
+
+def test_a_salt_that_is_there_stays(holding: HoldingGround) -> None:
+    flow = holding.flow()
+    refs = {holding.register(flow, env={"A": "1"}).launch_digest for _ in range(2)}
+    assert len(refs) == 1
+    assert holding.storage()._put("launch/salt", b"another", replace=False) is False
+    assert holding.register(flow, env={"A": "1"}).launch_digest in refs
+
+
+def test_a_pickle_is_kept_like_source(holding: HoldingGround) -> None:
+    storage = holding.storage()
+    storage.pickle = True
+    flow = holding.flow()
+    source, ref = holding.register(flow), holding.register(flow, storage)
+    assert source.digest != ref.digest
+    assert holding.run(ref) == "one"
+
+
+def test_a_reference_to_an_empty_place_is_no_damage(holding: HoldingGround) -> None:
+    ref = holding.register(holding.flow())
+    holding.vanish()
+    with pytest.raises(HeliographError) as caught:
+        holding.check(ref)
+    assert "is not there" in str(caught.value)
+    assert not isinstance(caught.value, BundleChangedError)
