@@ -38,8 +38,13 @@ GROUPS = {"docker": "docker", "ecs": "docker"}
 """Kinds that share a part with other tests, and its xdist group."""
 
 
+FULL = {"kubernetes-1.20"}
+"""Kinds for the full form: what is different about them has tests of its own in the quick one."""
+
+
 def _marks(kind: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xdist_group(GROUPS.get(kind, f"launcher-{kind}")), pytest.mark.timeout(600)]
+    marks = [pytest.mark.xdist_group(GROUPS.get(kind, f"launcher-{kind}")), pytest.mark.timeout(600)]
+    return [*marks, pytest.mark.full] if kind in FULL else marks
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=_marks(kind)) for kind in GROUNDS])

@@ -21,6 +21,8 @@ import psutil
 from tests.support.kubernetes_fake.controllers import Controllers
 from tests.support.kubernetes_fake.store import Json, Refusal, Store, now
 
+from heliograph_agents.container import EXIT_STARTED_BEFORE, EXIT_WITHDRAWN
+
 PLACE = "/heliograph"
 
 
@@ -39,6 +41,13 @@ class Kubelet:
         self._kill_at: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self.scripted = False
+        """True to have tests say what becomes of pods."""
+        self.pretends = False
+        """True to run nothing: a pod takes its offer as the first process of a container does, then runs until it is
+        ended by a test or a deletion."""
+        self.started: list[str] = []
+        self.lingers = False
+        """True to have no pretended pod end that is asked to."""
 
     def step(self) -> None:
         """Does what is to be done now."""
@@ -77,7 +86,12 @@ class Kubelet:
             self._ended(pod, process.returncode)
             return
         if meta.get("deletionTimestamp"):
+            if process is None and self.lingers:
+                return
             if process is None:
+                if pod["status"].get("phase") == "Running":
+                    ended = {"exitCode": 143, "reason": "Error", "finishedAt": now()}
+                    self._status(pod, {"phase": "Failed"}, {"terminated": ended})
                 self._store.finish("pods", namespace, name)
             elif uid not in self._kill_at:
                 self._kill_at[uid] = time.monotonic() + meta.get("deletionGracePeriodSeconds", 30)
@@ -97,6 +111,9 @@ class Kubelet:
         except Refusal as refusal:
             self._controllers.event(pod, "Pod", "FailedMount", f"MountVolume.SetUp failed: {refusal}")
             return
+        if self.pretends:
+            self._pretend(pod, files)
+            return
         (folder / "offer").mkdir(parents=True, exist_ok=True)
         (folder / "work").mkdir(exist_ok=True)
         for name, data in files.items():
@@ -115,6 +132,19 @@ class Kubelet:
                 cwd=folder / "work",
             )  # fmt: skip
         self._status(pod, {"phase": "Running", "startTime": now()}, {"running": {"startedAt": now()}})
+
+    def _pretend(self, pod: Json, files: dict[str, bytes]) -> None:
+        uid = pod["metadata"]["uid"]
+        code = 0
+        if "withdrawn" in files:
+            code = EXIT_WITHDRAWN
+        elif files.get("holder", uid.encode()) != uid.encode():
+            code = EXIT_STARTED_BEFORE
+        if code:
+            self._status(pod, {"phase": "Failed"}, {"terminated": {"exitCode": code, "reason": "Error"}})
+            return
+        self.started.append(uid)
+        self._status(pod, {"phase": "Running"}, {"running": {"startedAt": now()}})
 
     @staticmethod
     def _local(word: str, folder: Path) -> str:

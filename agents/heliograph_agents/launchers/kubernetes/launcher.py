@@ -236,7 +236,7 @@ class KubernetesLauncher:
                 if now > limit:
                     return False
                 try:
-                    holder = offer.await_pod(self._api, self._view, job, min(limit, now + 30.0))
+                    holder = offer.await_pod(self._api, self._view, job, min(limit, now + 30.0), self._closed.is_set)
                     if holder:
                         # Not made, when there is one: a lost answer was to this agent, or a withdrawal came before.
                         offer.make(self._api, job, offer.contents(record, token, holder))
@@ -502,6 +502,7 @@ class KubernetesLauncher:
     async def close(self) -> None:
         """Lets go of the cluster; Jobs go on."""
         self._closed.set()
+        self._view.wake()
         for task in [*self._stopping.values()]:
             task.cancel()
         for watch in self._watches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,9 @@ def withdraw(api: Api, job: Mapping[str, Any]) -> bool:
     return make(api, job, {"withdrawn": b""})
 
 
-def await_pod(api: Api, view: View, job: Mapping[str, Any], until: float) -> str:
+def await_pod(
+    api: Api, view: View, job: Mapping[str, Any], until: float, stopped: Callable[[], bool] = lambda: False
+) -> str:
     """Waits for the pod of a Job. Returns its uid; empty when there is none by that time.
 
     Args:
@@ -93,6 +95,7 @@ def await_pod(api: Api, view: View, job: Mapping[str, Any], until: float) -> str
         view: What the watches have seen.
         job: The Job.
         until: Moment of the monotonic clock.
+        stopped: True when nobody waits any more; whoever makes it so wakes the view.
     """
     meta = job["metadata"]
     name = names.infrastructure(meta["namespace"], meta["name"])
@@ -108,6 +111,6 @@ def await_pod(api: Api, view: View, job: Mapping[str, Any], until: float) -> str
         live = sorted((pod for pod in pods if is_live(pod)), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         if live:
             return str(live[0]["metadata"]["uid"])
-        if now >= until:
+        if now >= until or stopped():
             return ""
         view.wait(min(until, look_at) - now)

@@ -43,6 +43,11 @@ class View:
         with self._changed:
             self._changed.wait(seconds)
 
+    def wake(self) -> None:
+        """Ends all waits."""
+        with self._changed:
+            self._changed.notify_all()
+
     def replace(self, kind: str, namespace: str, items: Iterable[Json]) -> None:
         """Takes what a list has found as all there is in a namespace."""
         beginning = infrastructure(namespace, "")
