@@ -44,6 +44,7 @@ class Cluster:
         self.kubelet = Kubelet(self.store, self.controllers, folder / "pods")
         self.server = ApiServer(self.store, self.kubelet.printed)
         self.server.version = "v1.20.2" if old else "v1.36.2"
+        self.server.namespaces = set(namespaces)
         self.server.grant(ADMIN_TOKEN, None)
         self.allow()
         self._stopped = threading.Event()

@@ -101,6 +101,7 @@ class Controllers:
             return
         labels = {**template["metadata"].get("labels", {}), "job-name": meta["name"], "controller-uid": meta["uid"]}
         body: Json = {
+            "kind": "Pod", "apiVersion": "v1",
             "metadata": {
                 "name": f"{meta['name'][:57]}-{uuid.uuid4().hex[:5]}",
                 "labels": labels,
@@ -113,9 +114,10 @@ class Controllers:
             "status": {"phase": "Pending"},
         }  # fmt: skip
         self.pods_made[meta["uid"]] = self.pods_made.get(meta["uid"], 0) + 1
-        self._store.create("pods", meta["namespace"], body)
+        made = self._store.create("pods", meta["namespace"], body)
+        self.event(job, "Job", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", severity="Normal")
 
-    def event(self, about: Json, kind: str, reason: str, message: str) -> None:
+    def event(self, about: Json, kind: str, reason: str, message: str, *, severity: str = "Warning") -> None:
         """Writes an event; one that is there already is counted."""
         meta = about["metadata"]
         name = f"{meta['name'][:40]}.{reason.lower()}"
@@ -124,7 +126,8 @@ class Controllers:
         except Refusal:
             what: Json = {"kind": kind, "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
             self._store.create("events", meta["namespace"], {
-                "metadata": {"name": name}, "type": "Warning", "reason": reason, "message": message,
+                "kind": "Event", "apiVersion": "v1",
+                "metadata": {"name": name}, "type": severity, "reason": reason, "message": message,
                 "lastTimestamp": now(), "involvedObject": what,
             })  # fmt: skip
 

@@ -25,6 +25,16 @@ GROUPS = {"jobs": ("batch", "batch/v1", "Job"), "pods": ("", "v1", "Pod"), "secr
 _ROUTE = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/(jobs|pods|secrets|events)(?:/([^/]+)(/log)?)?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_QUANTITY = re.compile(r"[+-]?\d*\.?\d*([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i)?")
+_FIELDS = {
+    "events": ("involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
+               "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason",
+               "source", "type"),
+    "jobs": ("status.successful",),
+    "pods": ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.phase",
+             "status.podIP", "status.nominatedNodeName"),
+    "secrets": ("type",),
+}  # fmt: skip
 POLL_SECONDS = 0.5
 
 
@@ -63,6 +73,7 @@ class ApiServer:
     def __init__(self, store: Store, logs: Callable[[str], bytes] = lambda _: b"") -> None:
         self.store, self.logs = store, logs
         self.version = "v1.36.2"
+        self.namespaces: set[str] = set()
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str, Json | None]] = []
         self.tokens: dict[str, dict[str, list[Json]] | None] = {}
@@ -208,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         if log:
             return 200, self._log_of(namespace, name, query)
         if method == "POST":
+            if self.api.namespaces and namespace not in self.api.namespaces:
+                raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
             return 201, store.create(kind, namespace, _checked(kind, namespace, body))
         if method == "DELETE":
             return 200, store.delete(kind, namespace, name, body or {})
@@ -215,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, store.update(kind, namespace, name, lambda item: _merge(item, body))
         if name:
             return 200, store.get(kind, namespace, name)
-        chosen = _selecting(query)
+        chosen = _selecting(kind, query)
         if watch:
             self._watch(kind, namespace, query, chosen)
             return None
@@ -245,6 +258,9 @@ class _Handler(BaseHTTPRequestHandler):
             found, version = [one for one in store.all(kind, namespace) if chosen(one)], store.version
         start, limit = int(query.get("continue") or 0), int(query.get("limit") or 0)
         page = found[start : start + limit] if limit else found
+        for one in page:  # items of lists do not say again what they are
+            one.pop("kind", None)
+            one.pop("apiVersion", None)
         meta = {"resourceVersion": str(version)}
         if limit and start + limit < len(found):
             meta["continue"] = str(start + limit)
@@ -252,14 +268,16 @@ class _Handler(BaseHTTPRequestHandler):
         return {"kind": f"{item_kind}List", "apiVersion": group, "metadata": meta, "items": page}
 
     def _log_of(self, namespace: str, name: str, query: dict[str, str]) -> bytes:
-        self.api.store.get("pods", namespace, name)
+        pod = self.api.store.get("pods", namespace, name)
+        container = query.get("container")
+        if container and container not in [one["name"] for one in pod["spec"]["containers"]]:
+            raise Refusal(400, "BadRequest", f"container {container} is not valid for pod {name}")
         lines = self.api.logs(name).splitlines(keepends=True)
         return b"".join(lines[-int(query.get("tailLines") or len(lines) or 1) :])
 
     def _watch(self, kind: str, namespace: str, query: dict[str, str], chosen: Callable[[Json], bool]) -> None:
         api, store = self.api, self.api.store
         after = int(query.get("resourceVersion") or store.version)
-        store.changes(kind, namespace, after)
         until = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -299,10 +317,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _selecting(query: dict[str, str]) -> Callable[[Json], bool]:
+def _selecting(kind: str, query: dict[str, str]) -> Callable[[Json], bool]:
     """Returns what a label selector and a field selector let through."""
     labels = [part.partition("=") for part in (query.get("labelSelector") or "").split(",") if part]
     fields = [part.partition("=") for part in (query.get("fieldSelector") or "").split(",") if part]
+    for key, _, _ in labels:
+        if not key:
+            raise Refusal(400, "BadRequest", f"unable to parse requirement: found '=', in {query['labelSelector']}")
+    for key, _, _ in fields:
+        if key not in _FIELDS.get(kind, ()) and key not in ("metadata.name", "metadata.namespace"):
+            raise Refusal(400, "BadRequest", f"field label not supported: {key}")
 
     def chosen(item: Json) -> bool:
         there = item["metadata"].get("labels") or {}
@@ -334,20 +358,37 @@ def _checked(kind: str, namespace: str, body: Any) -> Json:
         if not isinstance(value, str) or not _LABEL.fullmatch(value):
             raise Refusal(422, "Invalid", f'{item_kind} "{name}" is invalid: metadata.labels: {key}={value!r}')
     if kind == "jobs":
-        pod = body["spec"]["template"]["spec"]
-        if len(name) > 63:
-            raise Refusal(422, "Invalid", f'Job "{name}" is invalid: spec.template.labels: must be no more than 63')
-        if pod.get("restartPolicy") not in ("Never", "OnFailure"):
-            raise Refusal(422, "Invalid", f'Job "{name}" is invalid: spec.template.spec.restartPolicy')
-        for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
-            if not container.get("image"):
-                raise Refusal(
-                    422, "Invalid", f'Job "{name}" is invalid: spec.template.spec.containers: image: Required'
-                )
-            for variable in container.get("env") or ():
-                if not isinstance(variable.get("value", ""), str):
-                    raise Refusal(400, "BadRequest", "json: cannot unmarshal number into Go struct field EnvVar.value")
+        _check_job(name, body)
     return body
+
+
+def _check_job(name: str, body: Json) -> None:
+    """Refuses what the decoder of a real server cannot read (400), and what its validation does not take (422)."""
+    pod = body["spec"]["template"]["spec"]
+    containers = pod.get("containers") or []
+    if not isinstance(containers, list):
+        raise Refusal(400, "BadRequest", "json: cannot unmarshal into Go struct field PodSpec.containers")
+    for container in [*containers, *(pod.get("initContainers") or [])]:
+        for variable in container.get("env") or ():
+            if not isinstance(variable.get("value", ""), str):
+                raise Refusal(400, "BadRequest", "json: cannot unmarshal number into Go struct field EnvVar.value")
+        for amounts in (container.get("resources") or {}).values():
+            for amount in amounts.values():
+                if not _QUANTITY.fullmatch(str(amount)):
+                    raise Refusal(400, "BadRequest", "quantities must match the regular expression")
+
+    def refuse(place: str, why: str) -> Refusal:
+        return Refusal(422, "Invalid", f'Job.batch "{name}" is invalid: spec.template.{place}: {why}')
+
+    if len(name) > 63:
+        raise refuse("labels", "must be no more than 63 characters")
+    if pod.get("restartPolicy") not in ("Never", "OnFailure"):
+        raise refuse("spec.restartPolicy", "Unsupported value")
+    if not containers:
+        raise refuse("spec.containers", "Required value")
+    for container in [*containers, *(pod.get("initContainers") or [])]:
+        if not container.get("image"):
+            raise refuse("spec.containers[0].image", "Required value")
 
 
 def _merge(item: Json, patch: Json) -> None:

@@ -123,10 +123,10 @@ class Store:
 
             waits = kind == "pods" or policy == "Foreground" or item["metadata"].get("finalizers")
             if waits:
-                self.update(kind, namespace, name, mark)
-            else:
-                self._remove(kind, namespace, name)
-            return copy.deepcopy(item)
+                return self.update(kind, namespace, name, mark)
+            self._remove(kind, namespace, name)
+            details = {"name": name, "kind": kind, "uid": item["metadata"]["uid"]}
+            return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
     def finish(self, kind: str, namespace: str, name: str) -> None:
         """Takes an object away whose deletion is done, unless a finalizer keeps it."""
