@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.ground import Attempt, Ground, Step
 from tests.support.control_plane import ControlPlaneProcess
 from tests.support.kubernetes_fake import Cluster
 
@@ -14,13 +14,31 @@ from heliograph.run_configs import KubernetesRun, RunConfig
 from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
+from heliograph_agents.launchers.kubernetes import offer
 from heliograph_agents.launchers.kubernetes.access import find_access
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.run_directory import RunSettings
 
 
-class KubernetesGround(Ground):
+class JobGround(Ground):
+    """What fake and real clusters have in common."""
+
+    kind = "kubernetes"
+    warns = True
+
+    async def launch_dead(self) -> tuple[Attempt, Handle, str]:
+        broken = self.shared / "broken-python"
+        broken.write_text("#!/bin/sh\necho $((6 * 7)) wheels came off >&2\nexit 9\n")
+        broken.chmod(0o755)
+        attempt = self.attempt("pass", python=str(broken))
+        return attempt, await self.launch(attempt), "42 wheels came off"
+
+    def steps(self) -> list[Step]:
+        return [Step(KubernetesLauncher, "_make_job"), Step(offer, "make")]
+
+
+class KubernetesGround(JobGround):
     """Pods of a cluster in the form of 1.36, which are processes of this host and share its disk."""
 
     kind = "kubernetes"
@@ -33,7 +51,7 @@ class KubernetesGround(Ground):
 
     def make_launcher(self, agent: str = "") -> Launcher:
         settings = RunSettings(
-            address=self.plane.address, agent=agent or self.agent, home=str(self.folder / "home"),
+            address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
         access = find_access(self.cluster.kubeconfig())
@@ -45,7 +63,10 @@ class KubernetesGround(Ground):
 
     def options(self) -> KubernetesOptions:
         """Returns what the agent's owner sets."""
-        return KubernetesOptions(keep_success_seconds=0, keep_failed_seconds=0, rate=200, burst=200, timeout_seconds=10)
+        return KubernetesOptions(
+            keep_success_seconds=0, keep_failed_seconds=0, rate=200, burst=200, timeout_seconds=10,
+            crash_lines=self.early_lines,
+        )  # fmt: skip
 
     def storage(self) -> Storage:
         return Local(self.folder / "storage", host="")
@@ -56,6 +77,14 @@ class KubernetesGround(Ground):
     async def kill(self, handle: Handle) -> None:
         pod = self.cluster.pod(handle.infrastructure.partition("/")[2])
         await asyncio.to_thread(self.cluster.kubelet.end, pod["metadata"]["uid"])
+
+    async def vanish(self, handle: Handle) -> None:
+        namespace, _, name = handle.infrastructure.partition("/")
+        pod = self.cluster.pod(name)
+        await asyncio.to_thread(self.cluster.kubelet.end, pod["metadata"]["uid"])
+        with self.cluster.store.changed:  # at once, before any controller looks
+            self.cluster.store.delete("jobs", namespace, name, {})
+            self.cluster.remove(pod)
 
     async def remains(self, handle: Handle) -> list[str]:
         name = handle.infrastructure.partition("/")[2]

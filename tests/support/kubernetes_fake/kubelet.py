@@ -125,7 +125,11 @@ class Kubelet:
         for one in flow["env"]:
             value = meta["uid"] if "valueFrom" in one else one["value"]
             environment[one["name"]] = value.replace(f"{PLACE}/", f"{folder}/")
-        command = [sys.executable, *(self._local(word, folder) for word in flow["command"][1:])]
+        python = flow["command"][0]  # one that is a path of this host is meant
+        command = [
+            python if Path(python).is_absolute() else sys.executable,
+            *(self._local(word, folder) for word in flow["command"][1:]),
+        ]
         with (folder / f"{meta['name']}.log").open("wb") as log:
             self._processes[meta["uid"]] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
