@@ -40,6 +40,10 @@ EXIT_FAILED = 1
 """The run failed, and the control plane knows."""
 EXIT_CRASHED = 2
 """The run crashed, and the control plane knows."""
+EXIT_TOLD_FAILED = 70
+"""As `EXIT_FAILED`, with `--start`: nothing but this code is seen there, and any program may exit with 1."""
+EXIT_TOLD_CRASHED = 71
+"""As `EXIT_CRASHED`, with `--start`."""
 EXIT_UNSHIPPED = 75
 """The control plane does not know all of it: the rest is in the outbox."""
 EXIT_LEASE_LOST = 76
@@ -106,7 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
         directory.token_file.unlink(missing_ok=True)
     if ended is not None and given.termination_log is not None:
         _leave_word(given.termination_log, ended)
-    return exit_code(ended)
+    code = exit_code(ended)
+    return _TOLD.get(code, code) if given.start else code
+
+
+_TOLD = {EXIT_FAILED: EXIT_TOLD_FAILED, EXIT_CRASHED: EXIT_TOLD_CRASHED}
 
 
 def _collect(runs: Path) -> Path:

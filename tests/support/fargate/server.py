@@ -35,6 +35,7 @@ class Fargate:
         requests: Every request as it came: operation and body.
         tasks: Every task that was made.
         clusters: The clusters that there are.
+        access_keys: Whose calls it takes.
         binds: What tasks see of this host, from its path to theirs.
     """
 
@@ -45,6 +46,7 @@ class Fargate:
         self.requests: list[tuple[str, bytes]] = []
         self.tasks: list[Task] = []
         self.clusters = {"default"}
+        self.access_keys = {ACCESS_KEY}
         self.binds: dict[str, str] = {}
         self._tokens: dict[str, tuple[dict[str, Any], list[Task]]] = {}
         self._lock = threading.Lock()
@@ -250,8 +252,8 @@ class Fargate:
 HOP_BY_HOP = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
-    if f"Credential={ACCESS_KEY}/" not in headers.get("Authorization", ""):
+def _check_headers(headers: Mapping[str, str], keys: set[str]) -> None:
+    if not any(f"Credential={key}/" in headers.get("Authorization", "") for key in keys):
         raise ServiceError("UnrecognizedClientException", "The security token is invalid.")
     assert headers["Content-Type"] == "application/x-amz-json-1.1"
 
@@ -272,7 +274,7 @@ def _handler(double: Fargate) -> type[BaseHTTPRequestHandler]:
             operation = target.removeprefix(TARGET)
             double.requests.append((operation, body))
             try:
-                _check_headers(self.headers)
+                _check_headers(self.headers, double.access_keys)
                 found = double.answer(operation, json.loads(body or b"{}"))
                 check_answer(operation, found)
                 lost = double.script.loses(operation)

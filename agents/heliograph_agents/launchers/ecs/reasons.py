@@ -12,7 +12,7 @@ from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents import container as codes
 from heliograph_agents.run_directory import ExitRecord
 
-_KNOWN_TO_ALL = (codes.EXIT_GOOD, codes.EXIT_FAILED, codes.EXIT_CRASHED)
+_KNOWN_TO_ALL = (codes.EXIT_GOOD, codes.EXIT_TOLD_FAILED, codes.EXIT_TOLD_CRASHED)
 """Exits after which the control plane knows how the run ended."""
 
 _PASSING = ("timeout waiting for network interface", "capacity is unavailable", "eni", "rate exceeded", "throttl",
@@ -124,8 +124,10 @@ def _why(code: int, number: int | None, stop: str, *, oom: bool) -> tuple[Failur
         return FailureCode.SIGNAL, "something killed its container: often lack of memory"
     if number is not None:
         return FailureCode.SIGNAL, f"signal {number} ended its container"
-    if code in (125, 126, 127):
-        return FailureCode.LAUNCH_SETTINGS, f"its container could not run its command, and exited with {code}"
+    if code in (1, 2, 125, 126, 127):
+        return FailureCode.LAUNCH_SETTINGS, (
+            f"its container exited with {code} before it began: see what it printed, and that its image has Heliograph"
+        )
     return FailureCode.EXIT_CODE, f"its container exited with {code} before it was over"
 
 
