@@ -31,6 +31,9 @@ from heliograph.client import connection
 from heliograph.client.client import Client
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import DeadlineExceededError
+from heliograph_agents import start_code
+from heliograph_agents.sealing import derive_key, seal
+from heliograph_agents.start_code import Start, collect
 from heliograph_control_plane import principals
 from heliograph_control_plane.services import agents
 
@@ -196,6 +199,58 @@ def test_a_token_replaced_by_each_arrival_is_found(world: World, monkeypatch: py
     monkeypatch.setattr(agents, "repeatable_secret", lambda *_: principals.make_secret())
     with pytest.raises(Exception, match=r"no valid token"):
         accepted_twice(world)
+
+
+# --- a start code whose answers are lost ------------------------------------------------------------------------------
+
+
+FAULTS = [(Fault.EATEN, 3), (Fault.DUPLICATED, 1), (Fault.OVERTAKEN, 1), (Fault.DELAYED, 1)]
+
+
+def exchanged_over_a_bad_network(world: World, fault: Fault, times: int) -> None:
+    """What a container does with its start code is done to by the network: it has a good token in the end."""
+    scene = world.scene
+    run = scene.run(scene.flow(scene.project()).name, labels=[label := unique("label")], override_labels=True)
+    agent = scene.agent(label).name
+    (lease,) = [lease for lease in scene.lease(agent, max_runs=100) if lease.flow_run.name == run.name]
+    near = world.near.services.agents
+    held = {"agent": agent, "flow_run": run.name, "epoch": lease.epoch}
+    world.near.call(near.AcceptFlowRun, agent_service_pb2.AcceptFlowRunRequest(**held))
+    key = derive_key("token", "test")
+    sealed = seal(key, b'{"launch": "all of it", "files": {}}')
+    request = agent_service_pb2.CreateStartCodeRequest(**held, sealed_launch=sealed)
+    world.proxy.clear()
+    world.proxy.inject("CreateStartCode", fault, times=1)
+    code = world.far.call(world.far.services.agents.CreateStartCode, request).start_code
+    world.proxy.inject("ExchangeStartCode", fault, times=times)
+    found = collect(Start(world.proxy.address, code, key.hex(), seconds=60), tell=lambda _: None)
+    assert found.launch == "all of it"
+    with Client(world.near.address, found.run_token) as client:
+        assert client.whoami().principal == run.name, "the run's token is good"
+
+
+@pytest.mark.parametrize(("fault", "times"), FAULTS, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_start_code_is_exchanged_once_whatever_the_network_does(world: World, fault: Fault, times: int) -> None:
+    exchanged_over_a_bad_network(world, fault, times)
+
+
+@pytest.mark.parametrize("planted", ["a token of each exchange's own", "a request id of each try's own"])
+def test_a_start_code_that_is_exchanged_anew_is_found(
+    world: World, planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted twins: the answer that was lost cannot be had again."""
+    if planted == "a token of each exchange's own":
+        monkeypatch.setattr(agents, "repeatable_secret", lambda *_: principals.make_secret())
+    else:
+        exchange = start_code._exchange
+
+        def anew(start: Start, request: Any) -> Any:
+            request.request_id = uuid.uuid4().hex
+            return exchange(start, request)
+
+        monkeypatch.setattr(start_code, "_exchange", anew)
+    with pytest.raises(Exception, match=r"exchanged before|no valid token"):
+        exchanged_over_a_bad_network(world, Fault.EATEN, 1)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
