@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.launchers.docker_ground import alive_in_container
-from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.ground import WAIT_SECONDS, Attempt, Ground, Step
 from tests.support.control_plane import ControlPlaneProcess
 from tests.support.docker_engine import DockerEngine
 from tests.support.fargate.server import Fargate
@@ -18,8 +18,12 @@ from heliograph.run_configs import ECSRun, RunConfig
 from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
+from heliograph_agents.launchers.ecs import launcher as ecs_launcher
+from heliograph_agents.launchers.ecs.definitions import Definitions
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
+from heliograph_agents.launchers.ecs.tasks import Tasks
+from heliograph_agents.launchers.records import Records
 from heliograph_agents.link import Link
 from heliograph_agents.run_directory import RunSettings
 from heliograph_agents.start_code import StartCodes
@@ -38,7 +42,10 @@ class EcsGround(Ground):
         self.image: str = request.getfixturevalue("runtime_image")
         self.fargate: Fargate = request.getfixturevalue("fargate")
         self.links: list[Link] = []
+        self.log_group = ""
         patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        # The double lists a task at once: what is not in its lists was never there.
+        patch.setattr(ecs_launcher, "APPEAR_SECONDS", 1.0)
         for name, value in self.fargate.environment.items():
             patch.setenv(name, value)
         for place in (folder / "shared", folder / "storage"):
@@ -49,21 +56,21 @@ class EcsGround(Ground):
     def make_launcher(self, agent: str = "", folder: str = "runs") -> Launcher:
         name = agent or self.agent
         settings = RunSettings(
-            address=self.plane.address, agent=name, home=str(self.folder / "home"),
+            address=self.address, agent=name, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
         link = Link(self.plane.address, self.plane.token, None, insecure=False)
         self.links.append(link)
         codes = StartCodes(f"agents/{name}", link)
-        return EcsLauncher(
-            settings, self.folder / f"{folder}-{name}", self.options(), codes, advertised=self.plane.address
-        )
+        made = EcsLauncher(settings, self.folder / f"{folder}-{name}", self.options(), codes, advertised=self.address)
+        made._address = self.plane.address  # without it no run begins at all, unheard or not
+        return made
 
     def options(self) -> EcsOptions:
         """Returns what the agent's owner sets."""
         return EcsOptions(
             region="eu-west-1", endpoint_url=self.fargate.url, subnets=("subnet-1",), execution_role=ROLE,
-            poll_seconds=0.2,
+            poll_seconds=0.2, crash_lines=self.early_lines, log_group=self.log_group,
         )  # fmt: skip
 
     def storage(self) -> Storage:
@@ -96,6 +103,32 @@ class EcsGround(Ground):
                 client.api.kill(name, signal.SIGKILL)
         finally:
             client.close()
+
+    async def vanish(self, handle: Handle) -> None:
+        task = self.task(handle)
+        self.fargate.tasks.remove(task)
+        task.stop("UserInitiated", "vanished")
+        await asyncio.to_thread(task.wait, WAIT_SECONDS)
+
+    async def launch_dead(self) -> tuple[Attempt, Handle, str]:
+        await self.leave()
+        self.log_group = f"/flows/{self.project}"
+        self.launcher = self.make_launcher()
+        await self.launcher.open(self.hints.append)
+        words = ["/bin/sh", "-c", "echo $((6 * 7)) wheels came off >&2; exit 9", "-"]
+        dying = {"containerDefinitions": [{"name": "flow", "image": self.image, "entryPoint": words}]}
+        attempt = self.attempt("pass", task_definition=dying)
+        return attempt, await self.launch(attempt), "42 wheels came off"
+
+    def steps(self) -> list[Step]:
+        return [
+            Step(Definitions, "provide"),
+            Step(StartCodes, "ask"),
+            Step(Records, "plan"),
+            Step(Records, "mark"),
+            Step(Tasks, "run"),
+            Step(EcsLauncher, "_note"),
+        ]
 
     def alive(self, pid: int) -> bool:
         return alive_in_container(pid, self.shared)

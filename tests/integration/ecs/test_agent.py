@@ -101,8 +101,8 @@ def test_a_run_that_finds_no_capacity_waits_in_the_queue_and_one_that_never_can_
     fargate.script.place_nowhere("RESOURCE:ENI", times=1)
     waiting = stack.run("hello")
     wait_until(lambda: "RESOURCE:ENI" in stack.log("agent-1"), "the agent is told that there is no place", 120)
-    again = stack.wait_for(waiting, StateCode.SCHEDULED, seconds=60)
-    assert not again.failure.reason
+    wait_until(lambda: stack.inspect(waiting).state == StateCode.SCHEDULED, "it waits in the queue again", 60)
+    assert not stack.inspect(waiting).failure.reason
     fargate.script.befall(Misfortune("TaskFailedToStart", "CannotPullContainerError: pull access denied", times=1))
     hopeless = stack.run("hello")
     told = stack.wait_for(hopeless, StateCode.CRASHED, seconds=120)

@@ -300,8 +300,8 @@ async def test_what_a_dead_task_printed_is_in_the_agents_log_and_its_network_is_
 ) -> None:
     """With logs and VPCs of the AWS that moto speaks."""
     await ground.leave()
-    made = ground.options()
-    ground.options = lambda: replace(made, log_group="/flows", subnets=())  # type: ignore[method-assign]
+    made = replace(ground.options(), log_group="/flows", subnets=())
+    ground.options = lambda: made  # type: ignore[method-assign]
     ground.launcher = ground.make_launcher()
     await ground.launcher.open(ground.hints.append)
     with caplog.at_level(logging.INFO, "heliograph.agent"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ import pytest
 from heliograph.engine.codes import FailureCode
 from heliograph.run_configs import ECSRun
 from heliograph.storage import LaunchSettings
-from heliograph_agents.launcher import BundleSpec, LaunchError, RunSpec
+from heliograph_agents.launcher import BundleSpec, Credentials, LaunchError, RunSpec
 from heliograph_agents.launchers.ecs.definitions import family_of, hash_of
+from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.ecs.plan import EcsPlan, make_plan
 from heliograph_agents.policy import parse_policy
+from heliograph_agents.run_directory import RunSettings, parse_launch_record
+from heliograph_agents.start_code import Start
 
 RUN = "0190f3c2-7b7e-7000-8000-000000000001"
 ROLE = "arn:aws:iam::123456789012:role/flows"
@@ -210,3 +214,37 @@ def test_what_cannot_be_is_refused_for_good(changes: dict[str, Any], words: str)
     with pytest.raises(LaunchError, match=words) as caught:
         plan(**changes)
     assert caught.value.failure is FailureCode.LAUNCH_SETTINGS
+
+
+class Codes:
+    """Hands out one code, and remembers what was to be sealed."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def ask(self, *arguments: Any) -> tuple[str, str]:
+        self.asked.append(arguments)
+        return "the-code", "00" * 32
+
+
+async def test_a_task_is_given_what_it_needs_to_reach_the_control_plane_and_its_certificates_sealed(
+    tmp_path: Path,
+) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("tls_ca", "tls_cert", "tls_key")}
+    for name, path in files.items():
+        path.write_text(f"-----{name}-----")
+    settings = RunSettings("plane:4480", "a", "/home", "/cache", tls={key: str(path) for key, path in files.items()})
+    codes = Codes()
+    launcher = EcsLauncher(settings, tmp_path / "runs", AGENT, codes, advertised="inside:4480")
+    made = launcher.plan(SPEC, LaunchSettings(image="i", start_timeout_seconds=100))
+    start = Start.parse(await launcher._start(made, Credentials("hg_run-token", "incarnation", 15.0)))
+    assert (start.address, start.code, start.insecure, start.seconds) == ("inside:4480", "the-code", False, 160.0)
+    assert start.tls_ca == "-----tls_ca-----"
+    assert "tls_key" not in start.text()
+    [(flow_run, epoch, token, launch, sealed, seconds)] = codes.asked
+    assert (flow_run, epoch, token, seconds) == (SPEC.flow_run, 3, "hg_run-token", 160.0)
+    assert sealed == {f"{name}.pem": path.read_bytes() for name, path in files.items()}
+    record = parse_launch_record(launch)
+    assert record.spec == SPEC
+    assert record.settings.tls == {name: f"/tmp/heliograph/offer/{name}.pem" for name in files}
+    await launcher.close()

@@ -100,6 +100,7 @@ class EcsLauncher:
             show_output=True,
             container=True,
         )
+        self._address = self._settings.address
         self._options, self._codes, self._start_timeout = options, codes, start_timeout_seconds
         self._started_by = started_by(settings.agent, settings.address)
         self._aws = Aws(options.region, options.endpoint_url)
@@ -220,7 +221,7 @@ class EcsLauncher:
             plan.spec.flow_run, plan.spec.epoch, credentials.run_token, launch_record_text(record), files, seconds
         )
         authorities = files.get("tls_ca.pem", b"").decode()
-        start = Start(settings.address, code, key, bool(tls.get("insecure")), authorities, seconds)
+        start = Start(self._address, code, key, bool(tls.get("insecure")), authorities, seconds)
         return start.text()
 
     def _run(self, plan: EcsPlan, handle: Handle, prepared: dict[str, Any], start: str) -> None:
@@ -235,7 +236,7 @@ class EcsLauncher:
         self._records.plan(handle)
         self._records.mark(handle, "started")
         try:
-            answer = self._aws.call("ecs", "run_task", **arguments)
+            answer = self._tasks.run(arguments)
         except AwsRefusedError as error:
             if error.code == "ConflictException" and error.resources:
                 self._note(handle, error.resources[0])  # asked before, in other words: there is one

@@ -38,6 +38,14 @@ class Tasks:
         self._seen: dict[str, tuple[float, Task]] = {}
         self._lock = threading.Lock()
 
+    def run(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Has ECS start a task. Returns its answer: `tasks`, or `failures` where it found no place.
+
+        Raises:
+            OSError: ECS does not do it, or does not say whether it did.
+        """
+        return self._aws.call("ecs", "run_task", **arguments)
+
     def list(self, status: str) -> list[str]:
         """Returns the ARNs of this agent's tasks that are, or should be, `RUNNING` or `STOPPED`.
 
