@@ -153,7 +153,7 @@ class StorageConfig:
         (),
     )
     archive_limit_bytes: int = _doc(
-        "Size of the archive of a whole repository, unpacked, above which GitHub and GitLab storage refuse it.",
+        "Size of the archive of a whole repository, unpacked, above which GitHub, GitLab and Bitbucket refuse it.",
         1024**3,
     )
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")

@@ -88,9 +88,7 @@ def test_flows_run_from_private_repositories(
         assert witness.read_text() == expected
 
         # The server tidied the commit away: what the agent has still runs, another agent is told.
-        repository.ask("reflog", "expire", "--expire=now", "--all")
-        repository.ask("update-ref", "-d", "refs/heads/other")
-        repository.ask("gc", "-q", "--prune=now")
+        repository.tidy()
         stack.wait_for(stack.run(name), StateCode.SUCCESS)
         expected += f"{name} one\n"
         for cached in stack.home.rglob("bundles"):

@@ -109,8 +109,13 @@ class HostRepository(GitRepository):
         self.commit()
         git(self.clone, "push", "-q", "-f", "origin", f"rewritten:{branch}")
         git(self.clone, "push", "-q", "origin", ":rewritten")
-        self.ask("reflog", "expire", "--expire=now", "--all")
-        self.ask("gc", "-q", "--prune=now")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Deletes every commit that no branch or tag has."""
+        self.read("reflog", "expire", "--expire=now", "--all")
+        self.read("repack", "-q", "-a", "-d")
+        self.read("prune", "--expire=now")
 
 
 class HostDouble:
@@ -154,6 +159,10 @@ class HostDouble:
     def site(self) -> str:
         """Returns the address of the pages."""
         return f"http://{self.address()}"
+
+    def page(self, name: str) -> str:
+        """Returns the address of a repository's page."""
+        return f"{self.site()}/{name}"
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -222,12 +231,12 @@ class HostDouble:
         bare = self.folder / "bare" / f"{name}.git"
         bare.mkdir(parents=True)
         git(bare, "init", "-q", "--bare")
+        for setting in ("receive.autogc=false", "gc.auto=0", "maintenance.auto=false"):  # tests say when it is tidied
+            git(bare, "config", *setting.split("="))
         clone = self.folder / "clones" / name
         clone.parent.mkdir(parents=True, exist_ok=True)
         git(self.folder, "clone", "-q", str(bare), str(clone))
-        made = HostRepository(
-            bare, clone, f"{self.site()}/{name}", name, 1000 + len(self.repositories), private=private
-        )
+        made = HostRepository(bare, clone, self.page(name), name, 1000 + len(self.repositories), private=private)
         self.repositories[name] = made
         return made
 

@@ -15,6 +15,7 @@ from heliograph.storage.s3 import S3
 
 if TYPE_CHECKING:
     from heliograph.storage.azure import Azure
+    from heliograph.storage.bitbucket import Bitbucket
     from heliograph.storage.gcs import GCS
     from heliograph.storage.git import Git
     from heliograph.storage.github import GitHub
@@ -26,6 +27,7 @@ __all__ = [
     "OCI",
     "S3",
     "Azure",
+    "Bitbucket",
     "BundleFormat",
     "BundleRef",
     "Git",
@@ -43,6 +45,7 @@ _HERE = "heliograph.storage"
 _KINDS = {
     "azure": ("azure", "Azure"),
     "gcs": ("gcs", "GCS"),
+    "bitbucket": ("bitbucket", "Bitbucket"),
     "git": ("git", "Git"),
     "github": ("github", "GitHub"),
     "gitlab": ("gitlab", "GitLab"),

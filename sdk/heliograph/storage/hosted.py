@@ -33,6 +33,7 @@ __all__ = ["Account", "Hosted", "HostedPin", "check_ref", "check_site", "git_nam
 _MAX_SINGLE = 200
 _TRIES = 3
 _BAD_REF = re.compile(r"[\s\x00-\x1f\x7f~^:?*\[\\]|\.\.|//|^[-/]|/$|\.lock$")
+_SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+)$", re.MULTILINE)
 _PART = re.compile(r"~?[\w.-]+")
 
 HostedPin = Literal["commit", "branch"]
@@ -279,6 +280,8 @@ def _from_archive(members: Mapping[str, Member], pin: Pin) -> CommitFiles:
     if not members:
         raise StorageError(f"commit {pin.commit[:12]} of {pin.url} has no folder {pin.subdir!r}")
     taken, left = sift([(member.mode, path) for path, member in members.items()])
+    listed = members[".gitmodules"].data.decode("utf-8", "replace") if ".gitmodules" in members else ""
+    left += [(path.strip(), "a submodule") for path in _SUBMODULE.findall(listed)]
     check_size(sum(len(members[path].data) for path in taken))
     return CommitFiles(
         contents={path: members[path].data for path in sorted(taken)},

@@ -61,7 +61,7 @@ def read_archive(stream: BinaryIO, wanted: Callable[[str], bool], *, top: bool, 
                 path = member.name.partition("/")[2] if top else member.name
                 if member.isdir():
                     continue
-                if member.issparse() or not (member.isreg() or member.issym()) or path in found or not path:
+                if member.issparse() or not (member.isreg() or member.issym()) or path in found or not _is_inside(path):
                     raise StorageError(
                         f"{name} is none of a commit: {member.name[:100]!r} should not be in it",
                         hint="Somebody on the way changed it, or the server is broken.",
@@ -93,6 +93,10 @@ def read_archive(stream: BinaryIO, wanted: Callable[[str], bool], *, top: bool, 
             f"{name} is damaged or incomplete: {type(error).__name__}", hint="Try again; the way there loses something."
         ) from None
     return found
+
+
+def _is_inside(path: str) -> bool:
+    return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 class _Bounded(io.RawIOBase):

@@ -49,7 +49,13 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 
 class HostGround(Ground):
-    """A repository at a double, and a clone of it."""
+    """A repository at a double, and a clone of it.
+
+    Attributes:
+        unseen: What is said of a repository that only tokens see.
+    """
+
+    unseen = "is not there, or is private"
 
     def open(self) -> None:
         """Makes the repository."""
@@ -149,10 +155,10 @@ class HostGround(Ground):
                 yield
             self.double.faults.clear()
 
-        url = self._of(f"{self.double.site()}/{missing}")
+        url = self._of(self.double.page(missing))
         yield Refusal("no repository", nothing, "is not there", "Correct the name", lambda: self.at(missing), url)
         yield Refusal(
-            "no token", nothing, "is not there, or is private", "storage.tokens",
+            "no token", nothing, self.unseen, "storage.tokens",
             lambda: self.at(private.name), self._of(private.url),
         )  # fmt: skip
         yield Refusal(

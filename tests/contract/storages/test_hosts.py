@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tests.contract.storages.commits import register, run, write_flow
 from tests.contract.storages.hosts import member, with_member
+from tests.support.bitbucket import BitbucketDouble
 from tests.support.git_host import TOKEN, Fault, HostDouble, HostRepository, Told
 from tests.support.git_http import git
 from tests.support.github import GitHubDouble, recorded
@@ -27,7 +28,7 @@ from heliograph.client.diagnosis import storage_finding
 from heliograph.config import set_temporary_config
 from heliograph.context import context
 from heliograph.exceptions import StorageError
-from heliograph.storage import Git, GitHub, GitLab, from_reference, http_client
+from heliograph.storage import Bitbucket, Git, GitHub, GitLab, from_reference, http_client
 from heliograph.storage.base import BundleRef
 from heliograph.storage.pin import Pin
 from heliograph.storage.repository import Repository
@@ -438,11 +439,10 @@ def test_requests_go_through_the_machines_proxy(host: Host, monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def proxy() -> None:
-            for _ in range(4):
-                connection, _ = listener.accept()
-                with connection:
-                    seen.append(connection.recv(65536).decode("latin-1"))
-                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            connection, _ = listener.accept()
+            with connection:
+                seen.append(connection.recv(65536).decode("latin-1"))
+                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
 
         threading.Thread(target=proxy, daemon=True).start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -515,3 +515,38 @@ def test_the_double_answers_as_github_did(github: GitHubDouble) -> None:
     assert status == 404, "a private repository is nobody's business"
     assert {"message", "documentation_url"} <= wrong["response"].keys() & json.loads(body).keys()
     assert not github.violations
+
+
+def test_bitbucket_servers(bitbucket: BitbucketDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is another way there than at GitHub: names of refs, and archives that are taken at their word."""
+    repository = bitbucket.repository(f"ETL/b{uuid.uuid4().hex[:8]}", private=True)
+    repository.commit({"outside.txt": "x"})
+    repository.write({"in/.gitmodules": '[submodule "v"]\n\tpath = vendored\n\turl = https://example.org/v.git\n'})
+    flow = write_flow(repository, folder="in/")
+    git(repository.clone, "tag", "-a", "v1", "-m", "x")
+    git(repository.clone, "push", "-q", "origin", "v1")
+    monkeypatch.setenv("HELIOGRAPH__SECRETS__READ", TOKEN)
+    slug = repository.name.partition("/")[2]
+
+    def storage(**options: Any) -> Bitbucket:
+        return Bitbucket("ETL", slug, host=bitbucket.site(), access_token_secret="READ", subdir="in", **options)
+
+    bundle = storage(ref="v1").make_bundle(flow)
+    assert any("submodules are not fetched: vendored" in warning for warning in bundle.report.warnings)
+    ref = register(storage(), flow)
+    tag = register(storage(ref="v1"), flow)
+    assert (Pin.parse(ref.location).ref, Pin.parse(tag.location).ref) == ("main", "v1")
+    assert ref.digest == tag.digest
+    with pytest.raises(StorageError, match="no branch or tag 'next'"):
+        storage(ref="next").make_bundle(flow)
+    with set_temporary_config({"storage.tokens": [f"{bitbucket.address()}/projects/ETL=READ"]}):
+        folder = from_reference(ref.storage, ref.location).fetch(ref, tmp_path)
+        assert not (folder / "outside.txt").exists()
+        assert run(tag, tmp_path) == "one"
+        git(repository.clone, "push", "-q", "origin", ":v1")
+        repository.forget()
+        with pytest.raises(StorageError, match=r"is not in .* any more"):
+            run(ref, tmp_path / "new")
+        del bitbucket.repositories[repository.name]
+        with pytest.raises(StorageError, match="or the token may not see it"):
+            run(ref, tmp_path / "new")

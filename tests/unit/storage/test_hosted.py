@@ -10,7 +10,7 @@ from tests.support.git_host import Told
 from tests.support.github import recorded, violation
 
 from heliograph.exceptions import HeliographError, InvalidArgumentError
-from heliograph.storage import GitHub, GitLab, from_reference
+from heliograph.storage import Bitbucket, GitHub, GitLab, from_reference
 from heliograph.storage.github import _api_of, _site_of
 from heliograph.storage.hosted import git_name
 from heliograph.storage.http_client import Answer
@@ -26,6 +26,13 @@ def test_prefect_1_arguments() -> None:
     lab = GitLab("shop/sub/etl", "gitlab.example.org", "a.py", "v1", "TOKEN", stored_as_script=True)
     assert (lab.url, lab.flow_path, lab.ref) == ("https://gitlab.example.org/shop/sub/etl", "a.py", "v1")
     assert GitLab(repo="123456").url == "https://gitlab.com/123456"
+    box = Bitbucket(
+        "~ann", "etl", host="https://bb.example.org/git", path="a.py", ref="v1", access_token_secret="TOKEN"
+    )
+    assert box.url == "https://bb.example.org/git/projects/~ann/repos/etl"
+    with pytest.raises(InvalidArgumentError, match="Bitbucket Cloud") as cloud:
+        Bitbucket("ETL", "flows", workspace="acme", cloud_username_secret="U", cloud_app_password_secret="P")
+    assert "Git(repo='acme/flows', repo_host='bitbucket.org'" in cloud.value.hint
     for make in (lambda **more: GitHub("shop/etl", **more), lambda **more: GitLab("shop/etl", **more)):
         for wrong, way in (({"secrets": ["A"]}, "PrefectSecret"), ({"labels": ["a"]}, "run config")):
             with pytest.raises(InvalidArgumentError, match=way):
@@ -70,6 +77,8 @@ def test_apis_of_github_and_their_pages(site: str, api: str) -> None:
         lambda: GitLab("shop/../etl"),
         lambda: GitLab("shop/etl", host="http://gitlab.example.org"),
         lambda: GitLab("shop/etl", host="https://user:s3cr3t@gitlab.example.org"),
+        lambda: Bitbucket("ETL/..", "flows", host="bb.example.org"),
+        lambda: from_reference("bitbucket", "https://bb.example.org/ETL/flows#ref=main"),
         lambda: from_reference("github", f"https://github.com/shop/etl/#commit={'1' * 40}"),
         lambda: from_reference("github", "https://github.com/etl#ref=main"),
         lambda: from_reference("gitlab", "https://gitlab.com/#ref=main"),
