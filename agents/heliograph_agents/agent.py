@@ -107,6 +107,10 @@ class Agent:
         offers: What it has taken and not launched.
         gate: What is checked before a launch.
         ended: How its runs ended.
+
+    Attributes:
+        opened: Set when its launcher is open and it has begun to ask for runs.
+        draining: Set when it takes no new runs.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Agent:
         self._trackers: dict[tuple[str, int], Tracker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._draining = asyncio.Event()
+        self.opened, self.draining = asyncio.Event(), asyncio.Event()
         self._leaving = asyncio.Event()
         self._failed: HeliographError | None = None
         self._registered = asyncio.Event()
@@ -149,6 +153,7 @@ class Agent:
             await self._launcher.open(self._on_hint)
             await self._adopt()
             self._give_back()
+            self.opened.set()
             for loop in (self._poll(), self._heartbeat(), self._reconcile()):
                 self._start(loop)
             await self._leaving.wait()
@@ -170,10 +175,10 @@ class Agent:
 
     def drain(self) -> None:
         """Takes no new runs, waits for those it has, then leaves. Called again: leaves at once; runs go on."""
-        if self._draining.is_set():
+        if self.draining.is_set():
             self._leaving.set()
             return
-        self._draining.set()
+        self.draining.set()
         live = len(self._trackers)
         if live:
             _log.info(
@@ -188,6 +193,10 @@ class Agent:
             with suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, self.drain)
 
+    def status(self) -> str:
+        """Returns what it does, in a line."""
+        return f"{len(self._trackers)} of {self._options.capacity} slots taken; {self.readiness()[1]}"
+
     def health(self) -> tuple[bool, str]:
         """Good while the control plane answered lately."""
         age = time.monotonic() - self._link.last_answer
@@ -197,7 +206,7 @@ class Agent:
 
     def readiness(self) -> tuple[bool, str]:
         """Good while it takes runs."""
-        if self._draining.is_set():
+        if self.draining.is_set():
             return False, "draining"
         if self._suspended_until > time.monotonic():
             return False, f"{self._launch_failures} launches in a row failed"
@@ -305,13 +314,13 @@ class Agent:
         polls, pause = 0, Pause()
         # What the agent before this one was given and may not have heard of comes again, without a wait for more.
         request_id, wait = self._offers.asked(), Duration()
-        while not self._draining.is_set():
+        while not self.draining.is_set():
             if not request_id:
                 request_id = new_request_id()
                 self._offers.ask(request_id)
                 wait = Duration(seconds=int(POLL_SECONDS))
             free = await self._free_slots()
-            if self._draining.is_set():
+            if self.draining.is_set():
                 return
             request = pb.LeaseFlowRunsRequest(
                 agent=self._name,
@@ -367,7 +376,7 @@ class Agent:
 
     async def _free_slots(self) -> int:
         """Returns the number of free slots, when there is one and launches are not suspended."""
-        while not self._draining.is_set():
+        while not self.draining.is_set():
             wait = self._suspended_until - time.monotonic()
             free = self._options.capacity - len(self._trackers)
             if wait <= 0 and free > 0 and not self._blind:
@@ -380,7 +389,7 @@ class Agent:
 
     async def _unless_draining(self, call: Coroutine[Any, Any, Any]) -> Any:
         """Awaits a call; cancels it and returns None when the agent begins to drain."""
-        work, drain = asyncio.ensure_future(call), asyncio.ensure_future(self._draining.wait())
+        work, drain = asyncio.ensure_future(call), asyncio.ensure_future(self.draining.wait())
         try:
             await asyncio.wait((work, drain), return_when=asyncio.FIRST_COMPLETED)
             return await work if work.done() else None
@@ -429,7 +438,7 @@ class Agent:
         pause = Pause()
         while True:
             await asyncio.sleep(self._return_at - time.monotonic())  # a poll has found that nobody is there
-            request = pb.HeartbeatAgentRequest(agent=self._name, draining=self._draining.is_set())
+            request = pb.HeartbeatAgentRequest(agent=self._name, draining=self.draining.is_set())
             for tracker in self._trackers.values():
                 if tracker.held:
                     request.runs.add(flow_run=tracker.flow_run, epoch=tracker.epoch, renew=tracker.renew)
@@ -452,7 +461,7 @@ class Agent:
                 if command.command in (asked.value for asked in Asked):
                     self._feed((command.flow_run, command.epoch), Asked(command.command))
             self._give_up_on_late_ones()
-            if answer.drain and not self._draining.is_set():
+            if answer.drain and not self.draining.is_set():
                 _log.info("the control plane asks this agent to drain")
                 self.drain()
             # Sooner by a little each time: agents that were started together do not stay together.

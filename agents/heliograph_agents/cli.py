@@ -151,6 +151,27 @@ def start(launcher: str, **options: Any) -> None:
     _start(launcher, **options)
 
 
+@agent.command("healthcheck")
+@click.option("--health-port", type=click.IntRange(1, 65535), help="The agent's port on this machine's loopback.")
+@click.option("--agent-address", default="", metavar="http://HOST:PORT", help="The same, with the address.")
+@click.option("--ready", is_flag=True, help="Ask whether it takes runs, not only whether it is well.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Seconds to wait.")
+def healthcheck(health_port: int | None, agent_address: str, ready: bool, timeout: float) -> None:
+    """Ask a running agent whether it is well: for probes of containers and service managers, without curl.
+
+    Give the address that the agent was started with; by default it is that of the setting agent.health_address. It
+    prints what the agent says, and ends with 0 when it is well, with 1 when it is not or does not answer.
+    """
+    from heliograph_agents.health import ask
+
+    host, port = _health_address(health_port, agent_address)
+    if not port:
+        raise click.UsageError("give --health-port or --agent-address, as the agent has it")
+    good, words = ask(host, port, "/readyz" if ready else "/healthz", timeout)
+    click.echo(words, err=not good)
+    raise SystemExit(0 if good else 1)
+
+
 def _add_group(name: str) -> click.Group:
     """Adds `agent NAME start`, as Prefect 1 spelled it. Returns the group."""
 

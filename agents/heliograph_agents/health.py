@@ -32,6 +32,21 @@ async def serve_health(host: str, port: int, paths: dict[str, Callable[[], Answe
     return await asyncio.start_server(answer, host, port, limit=_MAX_REQUEST_BYTES)
 
 
+def ask(host: str, port: int, path: str, timeout_seconds: float) -> Answer:
+    """Asks an agent. Returns whether it says yes, and its words."""
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status == 200, answer.read(_MAX_REQUEST_BYTES).decode(errors="replace").strip()
+    except (OSError, HTTPException) as error:
+        return False, f"no agent answers at {host}:{port}: {error}"
+    finally:
+        connection.close()
+
+
 def _respond(head: bytes, paths: dict[str, Callable[[], Answer]]) -> bytes:
     method, _, rest = head.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0].decode("ascii", "replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def tail(path: Path, lines: int) -> str:
     except OSError:
         return ""
     return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def log_to(logger: logging.Logger, path: Path) -> None:
+    """Has a logger write to a file, and nowhere else."""
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
 
 
 class OutputFile:

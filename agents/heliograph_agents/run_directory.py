@@ -17,6 +17,7 @@ Files are written under a temporary name and renamed, so a reader never sees hal
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from heliograph.engine.codes import StateCode
+from heliograph_agents.control_groups import Limits
 from heliograph_agents.launcher import BundleSpec, RunSpec
 
 FORMAT = 1
@@ -80,6 +82,7 @@ class LaunchRecord:
     settings: RunSettings
     incarnation: str
     renew_every_seconds: float
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,15 @@ class RunDirectory:
         self.touch("forgotten")
         shutil.rmtree(self.outbox, ignore_errors=True)
 
+    def size(self) -> int:
+        """Returns the bytes of its files."""
+        found = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with contextlib.suppress(OSError):  # it goes at this moment
+                    found += (Path(folder) / name).lstat().st_size
+        return found
+
     def remove(self) -> None:
         """Removes the folder: in one step, so that a late supervisor finds either all of it or nothing."""
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
@@ -255,6 +267,7 @@ def parse_launch_record(text: str) -> LaunchRecord:
     spec, settings = data.pop("spec"), data.pop("settings")
     spec["bundle"] = BundleSpec(**_known(BundleSpec, spec["bundle"]))
     spec["labels"] = tuple(spec["labels"])
+    data["limits"] = Limits(**_known(Limits, data.get("limits", {})))
     settings["import_paths"] = tuple(settings["import_paths"])
     return LaunchRecord(
         spec=RunSpec(**_known(RunSpec, spec)),
@@ -305,8 +318,15 @@ def remove_torn(runs: Path) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def remove_old(runs: Path, *, keep_failed: int, keep_seconds: float) -> None:
-    """Removes forgotten attempts: good ones at once, failed ones but the newest `keep_failed`, and all old ones."""
+def remove_old(runs: Path, *, keep_failed: int, keep_seconds: float, keep_bytes: int) -> None:
+    """Removes forgotten attempts: good ones at once, of failed ones all but the newest, and all old ones.
+
+    Args:
+        runs: Where they are.
+        keep_failed: How many failed ones are kept.
+        keep_seconds: How long any is kept.
+        keep_bytes: How large those that are kept may be together.
+    """
     horizon = time.time() - keep_seconds
     failed: list[tuple[float, RunDirectory]] = []
     for directory in run_directories(runs):
@@ -319,8 +339,11 @@ def remove_old(runs: Path, *, keep_failed: int, keep_seconds: float) -> None:
         else:
             failed.append((ended, directory))
     failed.sort(key=lambda item: item[0], reverse=True)
-    for _, directory in failed[keep_failed:]:
-        directory.remove()
+    size = 0
+    for number, (_, directory) in enumerate(failed):
+        size += directory.size()
+        if number >= keep_failed or size > keep_bytes:
+            directory.remove()
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from heliograph_agents.gate import Gate
 from heliograph_agents.host import Folders, folders, host_name, lock_name, tls_settings
 from heliograph_agents.launchers.kinds import Ground, Kind, kind
 from heliograph_agents.link import Link
+from heliograph_agents.notify import Notifier
 from heliograph_agents.offers import Offers
 from heliograph_agents.policy import Policy, load_policy
 from heliograph_agents.run_directory import RunSettings
@@ -91,6 +92,7 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
     name = options.name or config().agent.name or f"{options.launcher}-{host_name()}"
     places = folders(name)
     lock = lock_name(places.agent, name)
+    notifier = Notifier()
     try:
         agent = _put_together(chosen, options, name, places)
 
@@ -100,9 +102,11 @@ def run_agent(options: StartOptions, *, on_ready: Callable[[Agent], None] | None
             watchdog = Watchdog(asyncio.get_running_loop())
             if watched:
                 watchdog.start()
+            following = asyncio.create_task(notifier.follow(agent))
             try:
                 await agent.run()
             finally:
+                following.cancel()
                 watchdog.stop()
 
         asyncio.run(run())

@@ -42,8 +42,9 @@ from heliograph.utilities.files import disk_failed, once_the_disk_takes_it
 from heliograph.utilities.hints import failure_hint
 from heliograph_agents import flow_process, processes
 from heliograph_agents.bundles import Ready, is_cached, prepare
+from heliograph_agents.confinement import confine
 from heliograph_agents.control import ControlSocket
-from heliograph_agents.output import OutputFile
+from heliograph_agents.output import OutputFile, log_to
 from heliograph_agents.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
 from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer, final_state
 
@@ -123,7 +124,7 @@ def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
         processes.kill_descendants()
         return 0  # launched twice: the other one does the work
     try:
-        _log_to(directory.path / "supervisor.log")
+        log_to(_log, directory.path / "supervisor.log")
         if flow is not None:
             flow.control.send_attempt(str(directory.path), lock)
         else:
@@ -137,15 +138,6 @@ def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
         processes.kill_descendants()
         return 1
     return 0
-
-
-def _log_to(path: Path) -> None:
-    path.touch(mode=0o600)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    _log.handlers[:] = [handler]
-    _log.propagate = False
-    _log.setLevel(logging.INFO)
 
 
 class _Supervisor:
@@ -195,6 +187,9 @@ class _Supervisor:
             )
         )
         self._output = OutputFile(directory.output_file, echo=record.settings.show_output)
+        self._confinement = confine(record.limits, directory.path.name, self._flow_pid)
+        if self._confinement.remark:
+            self._output.write(f"heliograph: {self._confinement.remark}\n".encode())
         # A cached bundle is checked before the channel is opened: both need this process's one interpreter, and the
         # flow process loads what was checked while the channel connects.
         cached = is_cached(record)
@@ -374,6 +369,7 @@ class _Supervisor:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)
         processes.kill_descendants()
+        self._confinement.lift()
         with contextlib.suppress(OSError):
             while data := os.read(self._output_reader, 65536):
                 self._output.write(data)
@@ -435,7 +431,9 @@ class _Supervisor:
 
     def _out_of_memory(self, number: int) -> bool:
         return number == signal.SIGKILL and (
-            processes.memory_kills() > self._memory_kills or processes.kernel_says_out_of_memory(self._flow_pid)
+            self._confinement.kills > 0
+            or processes.memory_kills() > self._memory_kills
+            or processes.kernel_says_out_of_memory(self._flow_pid)
         )
 
     def _finish(self) -> None:

@@ -319,5 +319,8 @@ def test_old_and_good_runs_are_removed_and_some_failed_ones_kept(tmp_path: Path)
         make(f"failed{number}", StateCode.FAILED, number + 1)
     make("ancient", StateCode.CRASHED, 10**6)
     (tmp_path / "live.1").mkdir()
-    remove_old(tmp_path, keep_failed=3, keep_seconds=10**5)
+    remove_old(tmp_path, keep_failed=3, keep_seconds=10**5, keep_bytes=10**6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["failed0.1", "failed1.1", "failed2.1", "live.1"]
+    (tmp_path / "failed1.1" / "output.log").write_bytes(b"x" * 10**6)
+    remove_old(tmp_path, keep_failed=3, keep_seconds=10**5, keep_bytes=10**6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["failed0.1", "live.1"], "the newest that fit"

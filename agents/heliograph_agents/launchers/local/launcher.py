@@ -14,7 +14,8 @@ from pathlib import Path
 
 from heliograph.engine.codes import FailureCode
 from heliograph.storage import LaunchSettings
-from heliograph_agents import processes
+from heliograph_agents import control_groups, processes
+from heliograph_agents.control_groups import Group, Limits
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import (
     Credentials,
@@ -61,12 +62,14 @@ class LocalPlan:
         folder: Name of its folder.
         facts: What the agent's policy judges.
         environment: Where it runs; None means the agent's own environment.
+        limits: The most that it may take.
     """
 
     spec: RunSpec
     folder: str
     facts: PlanFacts = field(default_factory=PlanFacts)
     environment: Environment | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class LocalLauncher:
@@ -98,23 +101,34 @@ class LocalLauncher:
 
     def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> LocalPlan:
         """Names the folder, and finds the environment that is asked for."""
-        facts = PlanFacts()
+        limits = self._limits(settings)
+        facts = PlanFacts(cpu_millis=limits.cpu_millis, memory_bytes=limits.memory_bytes)
         if settings is not None:
             facts = PlanFacts(
                 env=tuple(sorted(settings.env)),
-                cpu_millis=settings.cpu_millis,
-                memory_bytes=settings.memory_bytes,
+                cpu_millis=limits.cpu_millis,
+                memory_bytes=limits.memory_bytes,
                 working_dir=settings.working_dir,
                 options=tuple(sorted(settings.options)),
             )
-        return LocalPlan(spec, name_of(spec.run_id, spec.epoch), facts, self._asked(settings))
+        return LocalPlan(spec, name_of(spec.run_id, spec.epoch), facts, self._asked(settings), limits)
+
+    def _limits(self, settings: LaunchSettings | None) -> Limits:
+        """Returns what the run may take: what it asks for, else what the owner says."""
+        own = self._options.limits
+        if settings is None or settings.launcher not in ("", self.kind):
+            return own
+        most = settings.options.get("processes", own.processes)
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise LaunchError(f"processes is a number, not {most!r}", FailureCode.LAUNCH_SETTINGS)
+        return Limits(settings.cpu_millis or own.cpu_millis, settings.memory_bytes or own.memory_bytes, most)
 
     def _asked(self, settings: LaunchSettings | None) -> Environment | None:
         """Returns the environment that launch settings ask for; None for the agent's own."""
         if settings is None or settings.launcher not in ("", self.kind):
             return None  # another kind's options: no business of this one
         options = settings.options
-        if strange := sorted(options.keys() - {"environment", "python"}):
+        if strange := sorted(options.keys() - {"environment", "python", "processes"}):
             raise LaunchError(f"local runs have no option {', '.join(strange)}", FailureCode.LAUNCH_SETTINGS)
         name, python = options.get("environment"), options.get("python")
         if python:
@@ -136,6 +150,7 @@ class LocalLauncher:
         self._ended = ended
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_torn(self._runs)
+        control_groups.prepare()
         await self._parent.start()
 
     async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
@@ -145,7 +160,8 @@ class LocalLauncher:
         if handle.infrastructure in self._known:
             return handle  # also when somebody has removed its folder
         parent = await self._parent_for(plan)
-        record = LaunchRecord(spec, self._settings, credentials.incarnation, credentials.renew_every_seconds)
+        limits = plan.limits if isinstance(plan, LocalPlan) else Limits()
+        record = LaunchRecord(spec, self._settings, credentials.incarnation, credentials.renew_every_seconds, limits)
         try:
             directory = RunDirectory.create(self._runs, record, credentials.run_token)
         except OSError as error:
@@ -264,6 +280,7 @@ class LocalLauncher:
             processes.signal_all(left, signal.SIGKILL)
             empty = 0 if left else empty + 1
             if empty == EMPTY_LOOKS:
+                await asyncio.to_thread(Group(directory.path.name).remove)
                 return True
             if time.monotonic() > limit:
                 return False
@@ -320,7 +337,11 @@ class LocalLauncher:
         """Removes old folders."""
         options = self._options
         await asyncio.to_thread(
-            remove_old, self._runs, keep_failed=options.keep_failed, keep_seconds=options.keep_seconds
+            remove_old,
+            self._runs,
+            keep_failed=options.keep_failed,
+            keep_seconds=options.keep_seconds,
+            keep_bytes=options.keep_bytes,
         )
 
     async def close(self) -> None:
