@@ -44,8 +44,8 @@ __all__ = [
 _HERE = "heliograph.storage"
 _KINDS = {
     "azure": ("azure", "Azure"),
-    "gcs": ("gcs", "GCS"),
     "bitbucket": ("bitbucket", "Bitbucket"),
+    "gcs": ("gcs", "GCS"),
     "git": ("git", "Git"),
     "github": ("github", "GitHub"),
     "gitlab": ("gitlab", "GitLab"),
@@ -58,8 +58,16 @@ _KINDS = {
 _LATE = {name: f"{_HERE}.{module}" for module, name in _KINDS.values() if name not in globals()}
 """Imported when asked for: they need what most flows do not."""
 
+_GONE = {
+    "CodeCommit": "use Git storage with the repository's address",
+    "Webhook": "use storage that keeps bundles, such as S3, GCS, Azure or OCI",
+}
+"""Prefect 1's classes that are not here."""
+
 
 def __getattr__(name: str) -> Any:
+    if name in _GONE:
+        raise ImportError(f"there is no {name} storage here: {_GONE[name]}", name=__name__)
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATE[name]), name)

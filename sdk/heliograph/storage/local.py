@@ -12,7 +12,7 @@ from heliograph.config import config, home
 from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.base import ObjectMissingError, Storage
 from heliograph.storage.compat import accept_common, pickled
-from heliograph.utilities.files import write_atomically
+from heliograph.utilities.files import create_atomically, write_atomically
 
 __all__ = ["Local"]
 
@@ -87,6 +87,8 @@ class Local(Storage):
                 return False
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not replace:
+                return create_atomically(path, data, 0o600)
             write_atomically(path, data, 0o600)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error}", hint=self._advice(error)) from error

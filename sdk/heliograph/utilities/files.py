@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["disk_failed", "once_the_disk_takes_it", "write_atomically"]
+__all__ = ["create_atomically", "disk_failed", "once_the_disk_takes_it", "write_atomically"]
 
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 
@@ -40,6 +40,33 @@ def once_the_disk_takes_it(write: Callable[[], None], log: logging.Logger, secon
             time.sleep(1.0)
         else:
             return
+
+
+def create_atomically(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Writes a file whole, as `write_atomically` does, unless there is one: of several writers one wins.
+
+    Returns:
+        True when this call wrote it.
+
+    Raises:
+        OSError: If the disk says so; nothing is there then that was not before.
+    """
+    temporary = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.new")
+    try:
+        write_atomically(temporary, data, mode)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links; two writers in the same instant are two files there
+            if path.exists():
+                return False
+            temporary.replace(path)
+        _sync_folder(path.parent)
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.contract.storages.ground import HoldingGround
 from tests.contract.storages.killed import author
+from tests.support.forms import forms
 
 from heliograph.exceptions import BundleChangedError, HeliographError, StorageError
 from heliograph.storage import BundleRef, LaunchSettings
@@ -37,16 +38,17 @@ def test_writers_at_the_same_time_agree(holding: HoldingGround) -> None:
     assert len(holding.objects()) == 5, "archive, manifest, two launch settings, one salt"
 
 
+@forms("stride", quick=3, full=1)
 def test_an_author_who_is_killed_leaves_nothing_or_all_of_it(
-    holding: HoldingGround, figure: Callable[[str], None]
+    holding: HoldingGround, stride: int, figure: Callable[[str], None]
 ) -> None:
     storage = holding.storage()
     bundle = storage.make_bundle(holding.flow(files=FILES))
     settings = LaunchSettings(env={"A": "1"})
-    steps = whole = 0
+    steps, kills, whole = 1 - stride, 0, 0
     with author() as writer:
         while True:
-            steps += 1
+            steps += stride
             assert steps < 200, "it does not end"
             done = writer.put(storage, bundle, settings, steps)
             complete = _is_complete(holding, bundle.manifest.digest)
@@ -57,12 +59,11 @@ def test_an_author_who_is_killed_leaves_nothing_or_all_of_it(
             holding.check(ref, cache=f"after-{steps}")
             if done:
                 break
+            kills += 1
             holding.vanish()
     assert whole >= 1, "nothing was ever stored before the end"
     assert steps > 4
-    figure(
-        f"{holding.kind}: killed before each of {steps - 1} steps: whole after {whole}, unreachable after the others"
-    )
+    figure(f"{holding.kind}: killed {kills} times between {steps} steps: {whole - 1} whole, the others unreachable")
 
 
 def _is_complete(holding: HoldingGround, digest: str) -> bool:
@@ -75,7 +76,10 @@ def _is_complete(holding: HoldingGround, digest: str) -> bool:
         pytest.fail(f"half a manifest can be reached: {error}")
     except StorageError:
         return False
-    folder = reader.fetch(ref, holding.folder / f"complete-{len(list(holding.folder.iterdir()))}")
+    try:
+        folder = reader.fetch(ref, holding.folder / f"complete-{len(list(holding.folder.iterdir()))}")
+    except StorageError as error:
+        pytest.fail(f"a manifest without its archive can be reached: {error}")
     assert len([path for path in folder.rglob("*") if path.is_file()]) == len(manifest.files)
     return True
 
@@ -97,6 +101,20 @@ def test_a_salt_that_is_there_stays(holding: HoldingGround) -> None:
     assert len(refs) == 1
     assert holding.storage()._put("launch/salt", b"another", replace=False) is False
     assert holding.register(flow, env={"A": "1"}).launch_digest in refs
+
+
+def test_one_of_many_makes_the_salt(holding: HoldingGround) -> None:
+    storages = [holding.storage() for _ in range(4)]
+    gate = threading.Barrier(4)
+
+    def make(number: int) -> bool:
+        gate.wait(60)
+        return storages[number]._put("launch/salt", f"salt {number}".encode(), replace=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(make, range(4)))
+    assert made.count(True) == 1, made
+    assert holding.objects()["launch/salt"] == f"salt {made.index(True)}".encode()
 
 
 def test_a_pickle_is_kept_like_source(holding: HoldingGround) -> None:
