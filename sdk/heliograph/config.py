@@ -159,7 +159,7 @@ class StorageConfig:
     s3_endpoint_url: str = _doc("Endpoint for s3:// storage; empty: AWS_ENDPOINT_URL, or Amazon's.", "")
     secret_stores: tuple[str, ...] = _doc(
         "Where secrets are looked for after this machine: aws-secrets-manager:PREFIX, aws-ssm:PREFIX, "
-        "vault:MOUNT/PREFIX.",
+        "vault:MOUNT/PREFIX, kubernetes:NAMESPACE/SECRET.",
         (),
     )
 

@@ -1,19 +1,23 @@
-"""Secret stores of the user's own infrastructure: AWS Secrets Manager, AWS Parameter Store, and Vault's API.
+"""Secret stores of the user's own infrastructure: AWS Secrets Manager and Parameter Store, Vault's API, Kubernetes.
 
 The setting `storage.secret_stores` lists them, and they are asked in that order after everything on the machine:
 
     aws-secrets-manager:PREFIX    the secret PREFIX + NAME
     aws-ssm:PREFIX                the parameter PREFIX + NAME, decrypted
     vault:MOUNT/PREFIX            KV version 2 at MOUNT, path PREFIX/NAME; the field `value`, else all fields
+    kubernetes:NAMESPACE/SECRET   the key NAME of that Secret; without NAMESPACE, the pod's own or the context's
 
 Credentials are those that the tools of each have: boto3's own chain; VAULT_ADDR and VAULT_TOKEN (and VAULT_NAMESPACE,
-VAULT_CACERT).
+VAULT_CACERT); the pod's service account, or else the kubeconfig.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from heliograph.exceptions import ConfigurationError
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 SECONDS = 10
 _MISSING = ("ResourceNotFoundException", "ParameterNotFound")
-_WAYS = "aws-secrets-manager:PREFIX, aws-ssm:PREFIX or vault:MOUNT/PREFIX"
+_WAYS = "aws-secrets-manager:PREFIX, aws-ssm:PREFIX, vault:MOUNT/PREFIX or kubernetes:NAMESPACE/SECRET"
 
 
 def find_in_stores(stores: Sequence[str], name: str) -> Any:
@@ -123,8 +127,43 @@ def _from_vault(place: str, name: str) -> Any:
     return fields.get("value", fields)
 
 
+def _from_kubernetes(place: str, name: str) -> Any:
+    from heliograph.client.cluster import find_access, open_pool
+
+    namespace, _, secret = place.rpartition("/")
+    shown = f"kubernetes:{place}"
+    if not secret:
+        raise ConfigurationError(f"{shown} names no Secret", hint=f"storage.secret_stores takes {_WAYS}.")
+    access = find_access()
+    pool = open_pool(access, 1)
+    import urllib3.exceptions
+
+    path = f"/api/v1/namespaces/{quote(namespace or access.namespace, safe='')}/secrets/{quote(secret, safe='')}"
+    try:
+        answer = pool.request("GET", access.host + path, headers=dict(access.headers()), timeout=float(SECONDS))
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise ConfigurationError(
+            f"{shown} cannot be read: {type(error).__name__}", hint="Check that the cluster's API can be reached."
+        ) from None
+    finally:
+        pool.clear()
+    if answer.status == 404:
+        return None
+    if answer.status != 200:
+        raise ConfigurationError(
+            f"{shown} cannot be read: status {answer.status}",
+            hint="The pod's service account needs `get` on that Secret, and the run config must name the account.",
+        )
+    try:
+        text = (json.loads(answer.data).get("data") or {}).get(name)
+        return None if text is None else base64.b64decode(text).decode("utf-8")
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"{shown} cannot be read: {name} there is no text") from None
+
+
 _KINDS: dict[str, Callable[[str, str], Any]] = {
     "aws-secrets-manager": _from_secrets_manager,
     "aws-ssm": _from_parameters,
     "vault": _from_vault,
+    "kubernetes": _from_kubernetes,
 }

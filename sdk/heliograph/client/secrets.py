@@ -6,7 +6,7 @@ A name is looked up in
 2. the environment, `HELIOGRAPH__SECRETS__NAME`,
 3. the file `$HELIOGRAPH_HOME/secrets/NAME`, such as a mounted secret,
 4. the table of `$HELIOGRAPH_HOME/secrets.toml`,
-5. the stores of the setting `storage.secret_stores`: AWS Secrets Manager, AWS Parameter Store, Vault.
+5. the stores of the setting `storage.secret_stores`: AWS Secrets Manager, AWS Parameter Store, Vault, Kubernetes.
 
 Text that is JSON is parsed, anything else stays text. Whatever is found is taken out of log lines from then on.
 """

@@ -20,7 +20,7 @@ import urllib3
 import urllib3.exceptions
 
 from heliograph import __version__
-from heliograph_agents.launchers.kubernetes.access import Access
+from heliograph.client.cluster import Access, open_pool
 
 TRIES = 4
 """How often a request is sent whose trouble may pass."""
@@ -93,10 +93,7 @@ class Api:
     def __init__(self, access: Access, *, timeout_seconds: float = 30.0, rate: float = 10.0, burst: int = 20) -> None:
         self._access, self._timeout = access, timeout_seconds
         self._rate = Rate(rate, burst)
-        keywords: dict[str, Any] = {"maxsize": POOL, "retries": False, **access.tls}
-        self._pool: urllib3.PoolManager = (
-            urllib3.ProxyManager(access.proxy, **keywords) if access.proxy else urllib3.PoolManager(**keywords)
-        )
+        self._pool = open_pool(access, POOL)
         self.warned: list[str] = []
 
     @property

@@ -17,19 +17,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heliograph.client.cluster import Access
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
 from heliograph_agents.launchers.kubernetes import cleaning, names, offer, phases
-from heliograph_agents.launchers.kubernetes.access import Access
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.manifest import Owner
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
@@ -144,7 +144,7 @@ class KubernetesLauncher:
         self._hint = hint
         for namespace in self._namespaces:
             for kind in ("jobs", "pods"):
-                watch = Watch(self._api, kind, namespace, self._selector, self._view.replace, self._on_change)
+                watch = Watch(self._api, kind, namespace, self._selector, self._on_list, self._on_change)
                 self._watches.append(watch)
                 watch.start()
 
@@ -352,10 +352,10 @@ class KubernetesLauncher:
         """Has the cluster end an attempt; what is said of its end, should it not say so itself, is known already."""
         self._removed.setdefault(handle.infrastructure, record)
         namespace, name = names.namespace_and_name(handle)
+        _, pods = self._view.seen(handle.infrastructure)
         self._api.delete("jobs", namespace, name, {"propagationPolicy": "Foreground"})
         if not at_once:
             return
-        _, pods = self._view.seen(handle.infrastructure)
         for pod in pods:
             # Not zero: that would take the pod out of the books while it may still run.
             if "gone" not in pod:
@@ -426,19 +426,30 @@ class KubernetesLauncher:
         """Returns None: what a pod did not ship goes with it."""
         return None
 
+    def _on_list(self, kind: str, namespace: str, items: Iterable[dict[str, Any]]) -> None:
+        """Takes what a watch begins with, and tells the agent of what has ended while nobody watched."""
+        self._view.replace(kind, namespace, items)
+        for job in self._view.jobs():
+            handle = names.handle_of(job)
+            if handle is not None and self._records.folder(handle).exit() is None:
+                self._tell_end(handle)
+
+    def _tell_end(self, handle: Handle) -> None:
+        if judge(*self._view.seen(handle.infrastructure)).stage in (Stage.ENDED, Stage.GONE):
+            self._hint(handle)
+
     def _on_change(self, kind: str, change: str, item: dict[str, Any]) -> None:
         """Takes what a watch says, and tells the agent of what looks like an end."""
         name = self._view.note(kind, change, item)
         if not name:
             return
-        job, pods = self._view.seen(name)
+        job, _ = self._view.seen(name)
         handle = names.handle_of(job or item)
         if handle is None:
             return
         if job is None:
             handle = replace(handle, infrastructure=name)
-        if judge(job, pods).stage in (Stage.ENDED, Stage.GONE):
-            self._hint(handle)
+        self._tell_end(handle)
 
     def _show(self, handle: Handle, seen: Judgement) -> None:
         """Repeats what a container prints on the agent's own output, where that is wanted."""

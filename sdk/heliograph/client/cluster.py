@@ -6,9 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heliograph.exceptions import ConfigurationError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    import urllib3
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -57,7 +60,8 @@ def find_access(kubeconfig: str = "", context: str = "") -> Access:
             loader.load_incluster_config(client_configuration=found)
             namespace = NAMESPACE_FILE.read_text().strip()
         else:
-            path = str(Path(kubeconfig).expanduser()) if kubeconfig else None
+            # The package looks at KUBECONFIG when it is imported, and no later.
+            path = str(Path(kubeconfig).expanduser()) if kubeconfig else os.environ.get("KUBECONFIG") or None
             loader.load_kube_config(path, context=context or None, client_configuration=found, persist_config=False)
             contexts, current = loader.list_kube_config_contexts(path)
             chosen: Any = next((one for one in contexts if one["name"] == context), current)
@@ -68,6 +72,14 @@ def find_access(kubeconfig: str = "", context: str = "") -> Access:
             hint="Run the agent in a pod with a service account, or name a file with --kubeconfig.",
         ) from error
     return Access(str(found.host).rstrip("/"), namespace, lambda: _headers(found), _tls(found), str(found.proxy or ""))
+
+
+def open_pool(access: Access, connections: int) -> urllib3.PoolManager:
+    """Returns a pool of connections to a cluster, without tries of its own."""
+    import urllib3
+
+    keywords: dict[str, Any] = {"maxsize": connections, "retries": False, **access.tls}
+    return urllib3.ProxyManager(access.proxy, **keywords) if access.proxy else urllib3.PoolManager(**keywords)
 
 
 def _headers(found: Any) -> dict[str, str]:
