@@ -255,8 +255,8 @@ def storage_finding(location: str = "") -> Finding:
     """Tries the storage of bundles.
 
     Args:
-        location: A folder, `s3://bucket/prefix`, or a kind and its address, `github:https://github.com/owner/name`;
-            empty means the default folder.
+        location: A folder, `s3://bucket/prefix`, `gs://bucket/prefix`, or a kind and its address,
+            `azure:https://NAME.blob.core.windows.net/container`; empty means the default folder.
     """
     from heliograph.storage import BundleRef, Local, from_reference
     from heliograph.storage.base import ObjectMissingError
@@ -264,7 +264,9 @@ def storage_finding(location: str = "") -> Finding:
 
     scheme = location.partition("://")[0] if "://" in location else "local"
     kind, named, _ = scheme.rpartition(":")
-    kind, location = (kind, location.removeprefix(f"{kind}:")) if named else (scheme, location)
+    kind, location = (
+        (kind, location.removeprefix(f"{kind}:")) if named else ({"gs": "gcs"}.get(scheme, scheme), location)
+    )
     advice = "Check its name, this machine's credentials for it, and the way there."
     try:
         storage = from_reference(kind, location) if location else Local()

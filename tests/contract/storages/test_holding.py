@@ -11,6 +11,7 @@ from tests.contract.storages.ground import HoldingGround
 from tests.contract.storages.killed import author
 from tests.support.forms import forms
 
+from heliograph.client.diagnosis import storage_finding
 from heliograph.exceptions import BundleChangedError, HeliographError, StorageError
 from heliograph.storage import BundleRef, LaunchSettings
 
@@ -133,3 +134,17 @@ def test_a_reference_to_an_empty_place_is_no_damage(holding: HoldingGround) -> N
         holding.check(ref)
     assert "is not there" in str(caught.value)
     assert not isinstance(caught.value, BundleChangedError)
+
+
+def test_the_doctor_reads_it_and_says_what_is_wrong(holding: HoldingGround) -> None:
+    location = holding.register(holding.flow()).location
+    named = location if holding.kind in location or location.startswith(("/", "gs:")) else f"{holding.kind}:{location}"
+    assert storage_finding(named).good, storage_finding(named)
+    for refusal in holding.refusals():
+        if refusal.fetches and refusal.reference is None and holding.kind != "local":
+            with refusal.there():
+                found = storage_finding(named)
+            assert not found.good, refusal.name
+            assert found.advice, refusal.name
+            for secret in holding.secrets:
+                assert secret not in f"{found}"
