@@ -23,13 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heliograph.client.cluster import Access
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
 from heliograph_agents.launchers.kubernetes import cleaning, names, offer, phases
+from heliograph_agents.launchers.kubernetes.access import Access
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.manifest import Owner
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
