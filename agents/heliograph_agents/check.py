@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -222,13 +222,12 @@ def _facts(spec: RunSpec, settings: LaunchSettings, made: Verdict) -> PlanFacts 
     """Returns what an agent's launcher would start; None, and why, when it would not."""
     from heliograph_agents.host import folders
     from heliograph_agents.launcher import LaunchError, PlanFacts
-    from heliograph_agents.launchers.kinds import Ground, kind
+    from heliograph_agents.launchers.kinds import Ground, defaults, kind
     from heliograph_agents.run_directory import RunSettings
 
     try:
         chosen = kind(settings.launcher or "local")
-        options: dict[str, Any] = {str(option.name): option.default for option in chosen.OPTIONS}
-        launcher = chosen.make(Ground(RunSettings("", "check", "", ""), folders("check"), options))
+        launcher = chosen.make(Ground(RunSettings("", "check", "", ""), folders("check"), defaults(chosen)))
         return launcher.plan(spec, settings).facts
     except LaunchError as error:
         made.refused.append(str(error))

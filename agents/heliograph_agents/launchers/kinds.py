@@ -79,3 +79,8 @@ def kind(name: str) -> Kind:
     if name not in _MODULES:
         raise InvalidArgumentError(f"agents of type {name!r} are not known; known: {', '.join(NAMES)}")
     return cast("Kind", importlib.import_module(_MODULES[name]))
+
+
+def defaults(chosen: Kind) -> dict[str, Any]:
+    """Returns the options of a kind as its command has them where nothing is given."""
+    return click.Command("start", params=list(chosen.OPTIONS)).make_context("start", []).params

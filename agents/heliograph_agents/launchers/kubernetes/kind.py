@@ -122,7 +122,8 @@ def make(ground: Ground) -> Launcher:
     from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 
     advertised = str(ground.options.get("advertise_address") or "")
-    check_address(advertised or ground.settings.address)
+    if not advertised:
+        check_address(ground.settings.address)
     return KubernetesLauncher(ground.settings, ground.places.runs, options, access, advertised=advertised)
 
 
