@@ -204,7 +204,7 @@ def test_a_token_replaced_by_each_arrival_is_found(world: World, monkeypatch: py
 # --- a start code whose answers are lost ------------------------------------------------------------------------------
 
 
-FAULTS = [(Fault.EATEN, 3), (Fault.DUPLICATED, 1), (Fault.OVERTAKEN, 1), (Fault.DELAYED, 1)]
+FAULTS = [(Fault.EATEN, 3), (Fault.DUPLICATED, 1), (Fault.DELAYED, 1)]
 
 
 def exchanged_over_a_bad_network(world: World, fault: Fault, times: int) -> None:

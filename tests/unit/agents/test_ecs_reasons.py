@@ -11,9 +11,10 @@ from heliograph_agents import container
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import ExitKind, InfraExit
 from heliograph_agents.launchers.ecs.aws import AwsRefusedError, refusal, unplaced
-from heliograph_agents.launchers.ecs.reasons import verdict
+from heliograph_agents.launchers.ecs.reasons import container_of, verdict
 
 KILLED = 137
+MODULE = "heliograph_agents.container"
 
 
 def judged(
@@ -75,6 +76,17 @@ def test_every_way_a_task_ends_has_its_kind_and_reason(
 ) -> None:
     assert (found.kind, found.reason) == (kind, reason)
     assert found.hint or kind is ExitKind.FINISHED
+
+
+def test_the_flows_container_is_the_one_that_was_told_to_begin_a_run() -> None:
+    told = [{"name": "proxy", "command": ["serve"]}, {"name": "work", "command": ["python", "-m", MODULE]}]
+    containers = [{"name": "flow", "exitCode": 0}, {"name": "proxy", "exitCode": 0}, {"name": "work", "exitCode": 42}]
+    task = {"overrides": {"containerOverrides": told}, "containers": containers}
+    assert container_of(task, "flow")["name"] == "work"
+    assert exit_of(verdict(task, "flow", abandoned=False, stopped_by_us=False)).exit_code == 42
+    assert container_of({"containers": containers}, "flow")["name"] == "flow"
+    assert container_of({"containers": containers}, "unknown")["name"] == "flow"
+    assert container_of({}, "flow") == {}
 
 
 def test_what_ecs_says_is_in_the_hint_and_what_to_do_as_well() -> None:

@@ -69,7 +69,13 @@ def never_started(why: str) -> ExitRecord:
 
 
 def container_of(task: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Returns the flow's container of a task; empty when the task never had one."""
+    """Returns the flow's container of a task: the one that was told to begin a run, else the one of that name.
+
+    Empty when the task never had one.
+    """
+    for one in (task.get("overrides") or {}).get("containerOverrides") or ():
+        if "heliograph_agents.container" in (one.get("command") or ()):
+            name = str(one.get("name"))
     containers: list[Mapping[str, Any]] = list(task.get("containers") or ())
     return next((one for one in containers if one.get("name") == name), containers[0] if containers else {})
 
