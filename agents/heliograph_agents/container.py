@@ -26,7 +26,7 @@ from heliograph_agents.run_directory import (
     exit_record_text,
     parse_launch_record,
 )
-from heliograph_agents.start_code import VARIABLE, RefusedError, Start, collect
+from heliograph_agents.start_code import VARIABLE, RefusedError, Start, collect_apart
 
 OFFER = "/heliograph/offer"
 """Where launchers lay `launch.json` and `token`."""
@@ -124,7 +124,7 @@ def _collect(runs: Path) -> Path:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_CODE_REFUSED))
     # No child of this process has it, the flow above all.
     start = Start.parse(os.environ.pop(VARIABLE, ""))
-    found = collect(start, tell=lambda sentence: print(f"heliograph: {sentence}", file=sys.stderr, flush=True))
+    found = collect_apart(start, tell=lambda sentence: print(f"heliograph: {sentence}", file=sys.stderr, flush=True))
     offer = runs.parent / "offer"
     offer.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, data in {"launch.json": found.launch.encode(), "token": found.run_token.encode(), **found.files}.items():

@@ -19,7 +19,6 @@ from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
 from heliograph_agents.launchers.ecs import launcher as ecs_launcher
-from heliograph_agents.launchers.ecs.definitions import Definitions
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.ecs.tasks import Tasks
@@ -122,9 +121,7 @@ class EcsGround(Ground):
 
     def steps(self) -> list[Step]:
         return [
-            Step(Definitions, "provide"),
             Step(StartCodes, "ask"),
-            Step(Records, "plan"),
             Step(Records, "mark"),
             Step(Tasks, "run"),
             Step(EcsLauncher, "_note"),

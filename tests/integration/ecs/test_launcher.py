@@ -98,8 +98,33 @@ async def test_a_definition_that_somebody_took_away_is_registered_again(ground: 
     ground.fargate.definitions.deregister(arn)
     gone = await refused_once(ground, ground.attempt("pass"))
     assert "inactive" in str(gone)
+    assert gone.failure is None, "the run is not at fault"
     second = await ground.launch(ground.attempt("pass"))
     assert ground.task(second).document["taskDefinitionArn"] != arn
+
+
+async def test_a_definition_in_a_bucket_is_read_at_each_launch(ground: EcsGround) -> None:
+    bucket, client = ground.project, ground.fargate.client("s3")
+    client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    hold(ground)
+    arns = []
+    for role in ("first", "second"):
+        containers = [{"name": "flow", "image": ground.image}, {"name": "proxy", "image": "p:1", "essential": False}]
+        document = {"taskRoleArn": f"arn:aws:iam::123456789012:role/{role}", "containerDefinitions": containers}
+        client.put_object(Bucket=bucket, Key="definition.json", Body=json.dumps(document).encode())
+        attempt = ground.attempt("pass", image=None, task_definition_path=f"s3://{bucket}/definition.json")
+        handle = await ground.launch(attempt)
+        arns.append(ground.task(handle).document["taskDefinitionArn"])
+        registered = ground.fargate.definitions.find(arns[-1])
+        assert registered is not None
+        assert registered["taskRoleArn"].endswith(role)
+        assert registered["requiresCompatibilities"] == ["FARGATE"]
+    assert len(set(arns)) == 2
+    missing = await refused_once(
+        ground, ground.attempt("pass", image=None, task_definition_path=f"s3://{bucket}/nothing")
+    )
+    assert missing.failure is FailureCode.LAUNCH_SETTINGS
+    client.close()
 
 
 async def refused_once(ground: EcsGround, attempt: Attempt) -> LaunchError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from heliograph_agents.launcher import LaunchError
@@ -64,3 +67,34 @@ async def test_a_record_that_is_too_large_is_refused_before_it_is_sent() -> None
     codes = StartCodes("agents/a", None)  # type: ignore[arg-type]
     with pytest.raises(LaunchError, match="may have"):
         await codes.ask("projects/p/flowRuns/r", 1, "token", "x" * MAX_SEALED_BYTES, {}, 60)
+
+
+APART = """
+import sys
+from heliograph_agents import container, start_code
+from heliograph_agents.sealing import seal
+
+key = bytes(32)
+sealed = seal(key, b'{"launch": "all of it", "files": {"tls_ca.pem": "ca"}}')
+
+def exchange(start, request):
+    import grpc
+    return type("Answer", (), {"run_token": "hg_token", "sealed_launch": sealed})
+
+start_code._exchange = exchange
+start = start_code.Start("plane:4480", "code", key.hex())
+found = start_code.collect_apart(start, tell=print)
+assert (found.run_token, found.launch, found.files) == ("hg_token", "all of it", {"tls_ca.pem": b"ca"})
+try:
+    start_code.collect_apart(start_code.Start("plane:4480", "code", "11" * 32), tell=print)
+except ValueError as error:
+    assert "cannot be opened" in str(error)
+else:
+    raise AssertionError("opened with another key")
+assert "grpc" not in sys.modules, "a process that forks has it not"
+"""
+
+
+def test_the_process_from_which_the_flow_is_forked_has_not_begun_with_grpc() -> None:
+    told = subprocess.run([sys.executable, "-c", APART], capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 0, told.stderr

@@ -53,6 +53,9 @@ LAUNCHES = 8
 APPEAR_SECONDS = 120.0
 """How long a task may be in no list after ECS was asked for it: what ECS lists is a little behind."""
 
+AGAIN_SECONDS = 5.0
+"""How long a run waits in the queue that would be launched at once if it could be asked for again."""
+
 START_TIMEOUT_SECONDS = 900.0
 """Start timeout where neither run config nor agent say one: as the agent's."""
 
@@ -243,6 +246,9 @@ class EcsLauncher:
                 return
             self._records.remove(handle)
             self._definitions.forget(str(prepared["taskDefinition"]))
+            if not plan.definition_name and error.says(("definition is inactive", "definition not found")):
+                # Somebody took it away. The next launch registers it again.
+                raise LaunchError(str(error), retry_seconds=AGAIN_SECONDS) from error
             raise refusal("ECS refuses the task", error) from error
         except AwsAwayError as error:
             # It may have been started all the same: the next looks tell, and a task that is there stays one.
