@@ -78,7 +78,7 @@ def prepare(record: LaunchRecord) -> Ready:
             hint="The author did not choose that image. Register the flow again.",
         )
     storage = from_reference(spec.storage, spec.location, host=spec.host)
-    folder = storage.fetch(_reference(spec), cache)
+    folder = storage.fetch(reference(spec), cache)
     manifest = manifest_of(folder)
     _compare(record, manifest)
     preflight(manifest)
@@ -105,12 +105,13 @@ def _compare(record: LaunchRecord, manifest: Manifest) -> None:
 def is_cached(record: LaunchRecord) -> bool:
     """True when `prepare` needs no storage: it takes milliseconds then, and no network."""
     spec, cache = record.spec.bundle, Path(record.settings.cache)
-    return (cache / "bundles" / spec.digest.partition(":")[2]).is_dir() and _launch_file(
+    return (cache / "bundles" / spec.digest.partition(":")[2]).is_dir() and launch_file(
         cache, spec.launch_digest
     ).is_file()
 
 
-def _launch_file(cache: Path, digest: str) -> Path:
+def launch_file(cache: Path, digest: str) -> Path:
+    """Returns where a cache keeps launch settings."""
     return cache / "launch" / f"{digest.partition(':')[2]}.json"
 
 
@@ -126,17 +127,18 @@ def settings_of(spec: BundleSpec, cache: Path) -> LaunchSettings:
 
 def _registered_settings(spec: BundleSpec, cache: Path) -> LaunchSettings:
     """Returns them from the cache when it has them."""
-    path = _launch_file(cache, spec.launch_digest)
+    path = launch_file(cache, spec.launch_digest)
     with contextlib.suppress(OSError):
         return LaunchSettings.from_json(path.read_bytes(), spec.launch_digest)
-    settings = from_reference(spec.storage, spec.location, host=spec.host).fetch_launch(_reference(spec))
+    settings = from_reference(spec.storage, spec.location, host=spec.host).fetch_launch(reference(spec))
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to refuse the run
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, settings.to_json(), 0o600)
     return settings
 
 
-def _reference(spec: BundleSpec) -> BundleRef:
+def reference(spec: BundleSpec) -> BundleRef:
+    """Returns the bundle's reference as storage takes it."""
     return BundleRef(
         storage=spec.storage,
         location=spec.location,

@@ -129,7 +129,7 @@ def verdict_on(flow: Flow, project: str, policy: Policy, *, pickle: bool | None 
         bundle.report.notes.append(chosen)
     settings = launch_settings(flow, storage)
     reference = request.bundle
-    reference.storage, reference.location, reference.host = storage.kind, storage.location, storage.host
+    reference.storage, reference.location, reference.host = storage.reference_kind, storage.location, storage.host
     reference.digest, reference.launch_digest = bundle.manifest.digest, settings.digest
     reference.format = BUNDLE_FORMAT_PICKLE if as_pickle else BUNDLE_FORMAT_SOURCE
     sign(request)

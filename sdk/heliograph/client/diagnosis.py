@@ -265,7 +265,7 @@ def storage_finding(location: str = "") -> Finding:
     scheme = location.partition("://")[0] if "://" in location else "local"
     kind, named, _ = scheme.rpartition(":")
     kind, location = (
-        (kind, location.removeprefix(f"{kind}:")) if named else ({"gs": "gcs"}.get(scheme, scheme), location)
+        (kind, location.removeprefix(f"{kind}:")) if named else ({"gs": "gcs", "https": "http"}.get(scheme, scheme), location)
     )
     advice = "Check its name, this machine's credentials for it, and the way there."
     try:

@@ -165,12 +165,12 @@ def register(
     try:
         _require_project(client, project_name)
         storage, chosen = storage_of(flow)
+        told = storage.prepare(flow, project_root=project_root, pickle=pickle)
         request = describe_flow(flow, project_name, storage, labels=labels)
         request.schedule_paused = not set_schedule_active
         _check(request)
         bundle = _store(flow, storage, project_root, pickle, request)
-        if chosen:
-            bundle.report.notes.append(chosen)
+        bundle.report.notes.extend([*([chosen] if chosen else []), *told])
         answer = client.call(client.services.flows.RegisterFlowVersion, request)
     finally:
         if own is not None:

@@ -17,26 +17,33 @@ if TYPE_CHECKING:
     from heliograph.storage.azure import Azure
     from heliograph.storage.bitbucket import Bitbucket
     from heliograph.storage.gcs import GCS
+    from heliograph.storage.docker import Docker
     from heliograph.storage.git import Git
     from heliograph.storage.github import GitHub
     from heliograph.storage.gitlab import GitLab
+    from heliograph.storage.http import HTTP, Webhook
+    from heliograph.storage.module import Module
     from heliograph.storage.oci import OCI
 
 __all__ = [
     "GCS",
+    "HTTP",
     "OCI",
     "S3",
     "Azure",
     "Bitbucket",
     "BundleFormat",
     "BundleRef",
+    "Docker",
     "Git",
     "GitHub",
     "GitLab",
     "LaunchSettings",
     "Local",
     "Manifest",
+    "Module",
     "Storage",
+    "Webhook",
     "from_reference",
     "launch_settings",
 ]
@@ -46,21 +53,24 @@ _KINDS = {
     "azure": ("azure", "Azure"),
     "bitbucket": ("bitbucket", "Bitbucket"),
     "gcs": ("gcs", "GCS"),
+    "docker": ("docker", "Docker"),
     "git": ("git", "Git"),
     "github": ("github", "GitHub"),
     "gitlab": ("gitlab", "GitLab"),
+    "http": ("http", "HTTP"),
     "local": ("local", "Local"),
+    "module": ("module", "Module"),
     "oci": ("oci", "OCI"),
     "s3": ("s3", "S3"),
 }
 """Kinds of storage: the module here, and the class, whose `at(location, host)` opens references."""
 
 _LATE = {name: f"{_HERE}.{module}" for module, name in _KINDS.values() if name not in globals()}
+_LATE["Webhook"] = _LATE["HTTP"]
 """Imported when asked for: they need what most flows do not."""
 
 _GONE = {
     "CodeCommit": "use Git storage with the repository's address",
-    "Webhook": "use storage that keeps bundles, such as S3, GCS, Azure or OCI",
 }
 """Prefect 1's classes that are not here."""
 
@@ -77,7 +87,7 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `oci`.
+        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `bitbucket`, `oci`, `docker`, `module`, `http`.
         location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
             is meant.
         host: The host that has the folder, for messages.

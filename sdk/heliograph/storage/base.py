@@ -96,6 +96,30 @@ class Storage:
         """The host whose agents alone can fetch from here; empty means any."""
         return ""
 
+    @property
+    def reference_kind(self) -> str:
+        """Kind that references name: another one where a storage leaves bundles to it."""
+        return self.kind
+
+    @property
+    def image(self) -> str:
+        """The image that the storage brings for flows that name none; empty means none."""
+        return ""
+
+    def prepare(self, flow: Flow, *, project_root: str | os.PathLike[str] | None, pickle: bool | None) -> Sequence[str]:
+        """Does what must be there before a flow is described, such as its image. Returns what to tell the author.
+
+        Args:
+            flow: The flow.
+            project_root: As for `make_bundle`.
+            pickle: As for `make_bundle`.
+
+        Raises:
+            StorageError: If it cannot be done.
+        """
+        del flow, project_root, pickle
+        return ()
+
     def written(self) -> Sequence[Path]:
         """Returns the folders and files of this machine that the storage writes: they go into no bundle."""
         return ()
@@ -145,7 +169,7 @@ class Storage:
         """
         settings = (launch or LaunchSettings()).with_salt(self._salt())
         manifest = bundle.manifest
-        folder = _bundle_key(manifest.digest)
+        folder = bundle_key(manifest.digest)
         # The manifest comes last: where there is one, there is an archive.
         self._put(f"{folder}/bundle.tar", bundle.archive())
         if not self._has_manifest(manifest.digest):
@@ -203,7 +227,7 @@ class Storage:
 
     def _open_archive(self, manifest: Manifest) -> BinaryIO:
         refuse_too_large(manifest)
-        return self._open(f"{_bundle_key(manifest.digest)}/bundle.tar")
+        return self._open(f"{bundle_key(manifest.digest)}/bundle.tar")
 
     def _read(self, key: str, limit: int) -> bytes:
         with closing(self._open(key)) as stream:
@@ -213,7 +237,7 @@ class Storage:
         return data
 
     def _manifest(self, digest: str) -> Manifest:
-        data = self._read(f"{_bundle_key(digest)}/manifest.json", MAX_MANIFEST_BYTES)
+        data = self._read(f"{bundle_key(digest)}/manifest.json", MAX_MANIFEST_BYTES)
         try:
             return Manifest.from_json(data, digest)
         except MalformedManifestError as error:  # nothing malformed is ever registered
@@ -277,7 +301,8 @@ def refuse_too_large(manifest: Manifest) -> None:
         )
 
 
-def _bundle_key(digest: str) -> str:
+def bundle_key(digest: str) -> str:
+    """Returns the key below which a bundle's objects are."""
     value = digest_hex(digest)
     return f"bundles/sha256/{value[:2]}/{value}"
 

@@ -105,6 +105,10 @@ def launch_settings(flow: Flow, storage: Any) -> LaunchSettings:
     """Makes the settings of a flow from its run config, its result and its storage."""
     run_config = flow.run_config
     base = run_config.launch_settings() if run_config is not None else LaunchSettings()
+    if storage is not None and storage.image and not base.image:
+        base = replace(base, image=storage.image)
+    if run_config is None and base.image:
+        base = replace(base, launcher="docker")
     return replace(base, ledger=_ledger(getattr(flow, "result", None), storage))
 
 

@@ -94,7 +94,8 @@ class OCI(Storage):
     @property
     def location(self) -> str:
         """`oci://host/name`; a reference has the artifact's digest as well."""
-        return f"oci://{self.registry}/{self.name}"
+        place = f"oci://{self.registry}/{self.name}"
+        return f"{place}@{self._digest}" if self._digest else place
 
     def _repository(self, *, write: bool = False) -> Repository:
         return Repository(self.registry, self.name, write=write, secret=self._secret, plain=self._insecure)
@@ -121,7 +122,7 @@ class OCI(Storage):
             digest = repository.put_manifest(tag, _artifact(repository, ARTIFACT_TYPE, layers))
         return BundleRef(
             storage=OCI.kind,
-            location=f"{self.location}@{digest}",
+            location=f"oci://{self.registry}/{self.name}@{digest}",
             digest=manifest.digest,
             launch_digest=settings.digest,
             format=BundleFormat(manifest.format),

@@ -30,7 +30,7 @@ from heliograph.config import home
 from heliograph.exceptions import LaunchSettingsError
 from heliograph.storage.launch import LaunchSettings
 
-__all__ = ["complete", "own_launch_path", "own_launch_text", "to_be_given"]
+__all__ = ["complete", "own_launch_path", "own_launch_text", "public_part", "to_be_given"]
 
 _KEYS = frozenset({"env", "ledger", "options", "working_dir"})
 
@@ -65,6 +65,28 @@ def to_be_given(settings: LaunchSettings) -> tuple[str, ...]:
     # A ledger at its default place is nobody's secret.
     names += ["ledger"] if any(value for name, value in settings.ledger.items() if name != "kind") else []
     return tuple(sorted(names))
+
+
+def public_part(settings: LaunchSettings, storage: str, launch: str) -> LaunchSettings:
+    """Returns what a location may say of launch settings.
+
+    Args:
+        settings: The settings.
+        storage: The storage, for messages.
+        launch: `agent` when agents' own files give the rest.
+
+    Raises:
+        LaunchSettingsError: There is more, and nobody gives it.
+    """
+    private = to_be_given(settings)
+    if private and launch != "agent":
+        raise LaunchSettingsError(
+            f"{storage} storage holds no files, so it has no place for the flow's {', '.join(private)}",
+            hint="Give the storage launch='agent' and write them to launch/<project>/<flow>.toml in the agents'"
+            " home; or use storage that holds files, such as S3. (Sealed launch settings do not exist yet.)",
+        )
+    ledger = {"kind": "local", "dir": ""}
+    return replace(settings, env={}, options={}, working_dir="", ledger=ledger, from_agent=private, salt="")
 
 
 def complete(settings: LaunchSettings, text: str, place: str) -> LaunchSettings:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from heliograph.exceptions import StorageError
+from heliograph.exceptions import BundleChangedError, StorageError
 from heliograph.storage.launch import LaunchSettings
 
-__all__ = ["Pin", "is_commit"]
+__all__ = ["Pin", "is_commit", "location_launch"]
 
 MAX_LOCATION_BYTES = 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -118,6 +118,22 @@ class Pin:
     def at(self, commit: str) -> Pin:
         """Returns the same of another commit."""
         return replace(self, commit=commit)
+
+
+def location_launch(location: str, digest: str) -> LaunchSettings:
+    """Returns the public part of launch settings, which a location says.
+
+    Raises:
+        BundleChangedError: They are not those that were registered.
+        StorageError: The location is malformed.
+    """
+    settings = Pin.parse(location).launch
+    if settings.digest != digest:
+        raise BundleChangedError(
+            f"the launch settings were registered with {digest}, the location's have {settings.digest}",
+            hint="Register the flow again.",
+        )
+    return settings
 
 
 def _launch(said: Mapping[str, str]) -> LaunchSettings:

@@ -91,7 +91,9 @@ class Repository:
             raise self._missing(reference)
         digest = digest_of(answer.body)
         if reference.startswith("sha256:") and digest != reference:
-            raise BundleChangedError(f"{self.place} has {digest} where {reference} was registered")
+            raise BundleChangedError(
+                f"{self.place} has {digest} where {reference} was registered", hint="Register the flow again."
+            )
         try:
             found = json.loads(answer.body)
         except ValueError:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from heliograph.config import config, home
-from heliograph.exceptions import BundleChangedError, InvalidArgumentError, LaunchSettingsError, StorageError
+from heliograph.exceptions import BundleChangedError, InvalidArgumentError, StorageError
 from heliograph.storage.archive import pack
 from heliograph.storage.base import BundleRef, Storage
 from heliograph.storage.bundle import (
@@ -35,8 +35,8 @@ from heliograph.storage.bundle import (
 from heliograph.storage.collect import BundleReport, imported_modules
 from heliograph.storage.launch import LaunchSettings
 from heliograph.storage.manifest import MAX_FILES, RESERVED, BundleFormat, FileEntry, Manifest, is_path
-from heliograph.storage.own_launch import to_be_given
-from heliograph.storage.pin import Pin
+from heliograph.storage.own_launch import public_part
+from heliograph.storage.pin import Pin, location_launch
 from heliograph.storage.working_copy import checkout_of, compare
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Repository(Storage):
         """
         if self._pinned is None:
             raise StorageError("the bundle is not of this storage")
-        public = self._public(launch or LaunchSettings())
+        public = public_part(launch or LaunchSettings(), type(self).__name__, self.launch)
         pin = replace(self._pinned, launch=public, commit="" if self.pin == "branch" else self._pinned.commit)
         return BundleRef(
             storage=self.kind,
@@ -181,17 +181,6 @@ class Repository(Storage):
             python_version=bundle.manifest.info["python"],
             host=self.host,
         )
-
-    def _public(self, settings: LaunchSettings) -> LaunchSettings:
-        private = to_be_given(settings)
-        if private and not self.launch:
-            raise LaunchSettingsError(
-                f"{type(self).__name__} storage holds no files, so it has no place for the flow's {', '.join(private)}",
-                hint="Give the storage launch='agent' and write them to launch/<project>/<flow>.toml in the agents'"
-                " home; or use storage that holds files, such as S3. (Sealed launch settings do not exist yet.)",
-            )
-        ledger = {"kind": "local", "dir": ""}
-        return replace(settings, env={}, options={}, working_dir="", ledger=ledger, from_agent=private, salt="")
 
     def _place(self, pin: Pin, files: CommitFiles, source: Source) -> Pin:
         """Finds the flow's file among the commit's, and says how it is imported there."""
@@ -257,13 +246,7 @@ class Repository(Storage):
 
     def fetch_launch(self, ref: BundleRef) -> LaunchSettings:
         """Returns the public part of the launch settings, which the location says."""
-        settings = Pin.parse(ref.location).launch
-        if settings.digest != ref.launch_digest:
-            raise BundleChangedError(
-                f"the launch settings were registered with {ref.launch_digest}, the location's have {settings.digest}",
-                hint="Register the flow again.",
-            )
-        return settings
+        return location_launch(ref.location, ref.launch_digest)
 
     def fetch_manifest(self, ref: BundleRef) -> Manifest:
         """Makes the manifest of the commit, and compares it with the reference."""

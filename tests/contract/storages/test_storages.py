@@ -186,7 +186,7 @@ def test_what_cannot_be_used_says_what_to_do_and_no_secret(
 def test_a_location_has_one_spelling(ground: Ground) -> None:
     ref = ground.register(ground.flow())
     reader = ground.reader(ref)
-    assert reader.location.partition("#")[0] == ground.named(ref.location)
+    assert ground.named(reader.location) == ground.named(ref.location)
     assert (reader.kind, reader.host) == (ref.storage, ref.host)
     for location in ground.outside(ground.named(ref.location)):
         rest = ref.location.removeprefix(ground.named(ref.location))

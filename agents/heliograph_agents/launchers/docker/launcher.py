@@ -30,6 +30,7 @@ from heliograph_agents.exits import exit_in, exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
 from heliograph_agents.launchers.address import address_inside, certificates
 from heliograph_agents.launchers.docker import cleaning
+from heliograph_agents.launchers.docker.carried import carried
 from heliograph_agents.launchers.docker.engine import Engine, EngineAwayError, EngineRefusedError
 from heliograph_agents.launchers.docker.events import Watch
 from heliograph_agents.launchers.docker.images import provide
@@ -89,6 +90,7 @@ class DockerLauncher:
             show_output=True,
             container=True,
         )
+        self._cache = Path(settings.cache)
         self._options = options
         # The control plane too: agents of several may share a name, and an engine.
         self._identity = {"agent": settings.agent, "control-plane": settings.address}
@@ -202,6 +204,8 @@ class DockerLauncher:
         tls, files = certificates(record.settings.tls, f"{PLACE}/offer")
         record = replace(record, settings=replace(record.settings, tls=tls))
         engine.put(name, PLACE, Offer(launch_record_text(record), token, files).archive(owner))
+        if bundle := carried(plan.spec.bundle, self._cache, owner):
+            engine.put(name, PLACE, bundle)
         for network in plan.more_networks:
             engine.join(name, network)
         self._records.mark(Handle(plan.spec.flow_run, plan.spec.epoch, name), "started")

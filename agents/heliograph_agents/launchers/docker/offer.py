@@ -52,10 +52,10 @@ class Offer:
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for name in FOLDERS:
-                archive.addfile(_entry(name, owner, tarfile.DIRTYPE))
+                archive.addfile(entry_of(name, owner, tarfile.DIRTYPE))
             contents = {"launch.json": self.launch.encode(), "token": self.token.encode(), **self.files}
             for name, data in contents.items():
-                entry = _entry(f"offer/{name}", owner, tarfile.REGTYPE)
+                entry = entry_of(f"offer/{name}", owner, tarfile.REGTYPE)
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
         return stream.getvalue()
@@ -66,11 +66,12 @@ def blank(names: tuple[str, ...]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name in names:
-            archive.addfile(_entry(name, Owner(), tarfile.REGTYPE))
+            archive.addfile(entry_of(name, Owner(), tarfile.REGTYPE))
     return stream.getvalue()
 
 
-def _entry(name: str, owner: Owner, kind: bytes) -> tarfile.TarInfo:
+def entry_of(name: str, owner: Owner, kind: bytes) -> tarfile.TarInfo:
+    """Returns the entry of an archive: for its owner alone."""
     entry = tarfile.TarInfo(name)
     entry.type, entry.mtime = kind, int(time.time())
     entry.uid, entry.gid = owner.uid, owner.gid
