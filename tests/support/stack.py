@@ -187,13 +187,13 @@ class Stack:
         """Runs a command with `-o json` and returns what it printed."""
         return json.loads(self.cli(*arguments, "-o", "json").stdout)
 
-    def register(self, source: str, *, file: str = "flow.py", project: str = PROJECT) -> None:
+    def register(self, source: str, *, file: str = "flow.py", project: str = PROJECT, seconds: float = 60.0) -> None:
         """Writes `source` as a flow file and registers it. The project is made when it is not there."""
         folder = self.root / "flows" / file.removesuffix(".py")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(textwrap.dedent(source))
         self.cli("projects", "create", project, check=False)
-        self.cli("register", str(folder / file), "--project", project)
+        self.cli("register", str(folder / file), "--project", project, seconds=seconds)
 
     def run(self, flow: str, *parameters: str, project: str = PROJECT) -> str:
         """Creates a run and returns its id."""
