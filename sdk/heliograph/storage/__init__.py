@@ -16,8 +16,8 @@ from heliograph.storage.s3 import S3
 if TYPE_CHECKING:
     from heliograph.storage.azure import Azure
     from heliograph.storage.bitbucket import Bitbucket
-    from heliograph.storage.gcs import GCS
     from heliograph.storage.docker import Docker
+    from heliograph.storage.gcs import GCS
     from heliograph.storage.git import Git
     from heliograph.storage.github import GitHub
     from heliograph.storage.gitlab import GitLab
@@ -87,7 +87,8 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `bitbucket`, `oci`, `docker`, `module`, `http`.
+        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `bitbucket`, `oci`, `docker`, `module`,
+            `http`.
         location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
             is meant.
         host: The host that has the folder, for messages.
