@@ -264,9 +264,8 @@ def storage_finding(location: str = "") -> Finding:
 
     scheme = location.partition("://")[0] if "://" in location else "local"
     kind, named, _ = scheme.rpartition(":")
-    kind, location = (
-        (kind, location.removeprefix(f"{kind}:")) if named else ({"gs": "gcs", "https": "http"}.get(scheme, scheme), location)
-    )
+    known = {"gs": "gcs", "https": "http"}
+    kind, location = (kind, location.removeprefix(f"{kind}:")) if named else (known.get(scheme, scheme), location)
     advice = "Check its name, this machine's credentials for it, and the way there."
     try:
         storage = from_reference(kind, location) if location else Local()

@@ -271,7 +271,6 @@ def test_arguments_stand_in_the_same_order(made: Any, as_prefect_1: Any) -> None
     ("module", "name", "way"),
     [
         ("heliograph.storage", "CodeCommit", "Git"),
-        ("heliograph.storage", "Webhook", "S3"),
         ("heliograph.run_configs", "VertexRun", "KubernetesRun"),
     ],
 )
