@@ -49,6 +49,9 @@ _log = logging.getLogger("heliograph.agent")
 KILL_SECONDS = 5.0
 """How long the rest of a run whose supervisor died may take to be gone."""
 
+OPTIONS = frozenset({"environment", "python", "processes"})
+"""What run configs may ask for besides what those of all kinds may."""
+
 EMPTY_LOOKS = 2
 """Looks in a row that must find nothing: one may miss a process whose parent ends while it is taken."""
 
@@ -128,8 +131,6 @@ class LocalLauncher:
         if settings is None or settings.launcher not in ("", self.kind):
             return None  # another kind's options: no business of this one
         options = settings.options
-        if strange := sorted(options.keys() - {"environment", "python", "processes"}):
-            raise LaunchError(f"local runs have no option {', '.join(strange)}", FailureCode.LAUNCH_SETTINGS)
         name, python = options.get("environment"), options.get("python")
         if python:
             return Environment("", str(python))
@@ -185,6 +186,9 @@ class LocalLauncher:
 
     async def _parent_for(self, plan: Plan) -> WarmParent | SpawnParent:
         """Returns who starts supervisors where the attempt is to run, when that place fits it."""
+        # After the policy has judged them: what it forbids is not called unknown.
+        if strange := set(plan.facts.options) - OPTIONS:
+            raise LaunchError(f"local runs have no option {', '.join(sorted(strange))}", FailureCode.LAUNCH_SETTINGS)
         environment = plan.environment if isinstance(plan, LocalPlan) else None
         if environment is None:
             return self._parent
