@@ -168,8 +168,7 @@ class Docker(Storage):
 
     def prepare(self, flow: Flow, *, project_root: str | os.PathLike[str] | None, pickle: bool | None) -> Sequence[str]:
         """Builds the image, pushes it, and returns what to tell the author."""
-        if not self.image_name:
-            self.image_name = re.sub(r"[^a-z0-9]+", "-", flow.name.lower()).strip("-") or "flow"
+        self._name(flow)
         context = self._context()
         tag = self.image_tag or f"env-{context.digest[:16]}"
         notes = []
@@ -253,6 +252,17 @@ class Docker(Storage):
     def reference_kind(self) -> str:
         """`docker` for a bundle in the image, `oci` for one beside it."""
         return self.kind if self.baked else OCI.kind
+
+    def make_bundle(
+        self, flow: Flow, *, project_root: str | os.PathLike[str] | None = None, pickle: bool | None = None
+    ) -> Bundle:
+        """Makes the bundle; the flow's name is the image's when none is given. See `Storage.make_bundle`."""
+        self._name(flow)
+        return super().make_bundle(flow, project_root=project_root, pickle=pickle)
+
+    def _name(self, flow: Flow) -> None:
+        if not self.image_name:
+            self.image_name = re.sub(r"[^a-z0-9]+", "-", flow.name.lower()).strip("-") or "flow"
 
     def put_bundle(self, bundle: Bundle, launch: LaunchSettings | None = None) -> BundleRef:
         """Stores the bundle beside the image; one that is in the image is there already.

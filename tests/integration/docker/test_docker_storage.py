@@ -221,6 +221,16 @@ def test_a_push_without_a_login_is_told(runtime_image: str, protected_registry: 
         _registered(flow, storage)
 
 
+def test_a_storage_is_named_by_its_flow_before_anything_is_built(project: Project) -> None:
+    _, flow = project()
+    storage = Docker("registry.internal/team", base_image="x")
+    storage.make_bundle(flow)
+    assert (storage.reference_kind, storage.location) == ("oci", "oci://registry.internal/team/etl")
+    baked = Docker("registry.internal/team", base_image="x", bake=True)
+    baked.make_bundle(flow)
+    assert (baked.reference_kind, baked.location) == ("docker", "docker://registry.internal/team/etl")
+
+
 def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path, project: Project) -> None:
     with pytest.raises(InvalidArgumentError, match="only one"):
         Docker(base_image="a", dockerfile="b")
