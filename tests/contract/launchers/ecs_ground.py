@@ -35,6 +35,7 @@ class EcsGround(Ground):
 
     kind = "ecs"
     kills_silently = False
+    tells_how_it_ended = False
 
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.engine: DockerEngine = request.getfixturevalue("docker_engine")

@@ -137,6 +137,8 @@ class Ground(ABC):
     """
 
     kind: ClassVar[str]
+    tells_how_it_ended: ClassVar[bool] = True
+    """False where nothing comes back from a run that ended in order: the control plane alone knows how."""
     kills_silently: ClassVar[bool] = True
     """False where the infrastructure can only ask: what is abandoned may still say that its place was taken away."""
 

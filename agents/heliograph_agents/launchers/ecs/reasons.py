@@ -48,7 +48,7 @@ def verdict(task: Mapping[str, Any], container: str, *, abandoned: bool, stopped
     oom = "outofmemory" in said.lower()
     if code in _KNOWN_TO_ALL and not oom:
         state = StateCode.SUCCESS if code == codes.EXIT_GOOD else StateCode.FAILED
-        return ExitRecord(exit_code=code, state=int(state), time_micros=ended)
+        return ExitRecord(exit_code=None if code else 0, state=int(state), time_micros=ended)  # it is not the flow's
     if code == codes.EXIT_LEASE_LOST:
         return _record(code, None, None, "its lease was lost", ended, lease_lost=True)
     reason, hint = _why(int(code), number, stop, oom=oom)
