@@ -23,7 +23,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     created.stop()
 
 
-def acceptance_lost(stack: Stack, agents_bug: str) -> None:
+def acceptance_lost(stack: Stack, agents_bug: str, seconds: float = 90) -> None:
     """Loses the answer to the first acceptance, and brings the control plane back after the agent stopped asking."""
     stack.environment["HELIOGRAPH_PLANTED_BUG"] = "die_committed"
     stack.start_control_plane()
@@ -41,7 +41,7 @@ def acceptance_lost(stack: Stack, agents_bug: str) -> None:
     if agents_bug:
         wait_until(lambda: "was not accepted" in stack.log("agent-1"), "the agent stopped asking")
     stack.start_control_plane()
-    stack.wait_for(run, StateCode.SUCCESS, seconds=40)
+    stack.wait_for(run, StateCode.SUCCESS, seconds=seconds)
     assert [line.step for line in witness(seen)] == [0, 1], "it ran once"
 
 
@@ -56,7 +56,7 @@ def test_a_run_starts_though_the_answer_to_its_acceptance_was_lost(stack: Stack,
 def test_an_agent_that_drops_an_unanswered_lease_is_found(stack: Stack) -> None:
     """The planted twin: the control plane holds the run for an agent that knows nothing of it."""
     with pytest.raises(AssertionError, match="is finished"):
-        acceptance_lost(stack, "impatient_and_careless")
+        acceptance_lost(stack, "impatient_and_careless", seconds=10)
 
 
 @pytest.mark.timeout(120)

@@ -281,7 +281,7 @@ def test_every_call_of_agent_and_supervisor_takes_effect_once(
         pytest.param("number_anew", cell("StreamRunEvents", Fault.EATEN), id="number_anew"),
         pytest.param("new_request_ids", cell("LeaseFlowRuns", Fault.EATEN), id="new_request_ids", marks=FULL),
         pytest.param("forget_empty_polls", BELATED, id="forget_empty_polls"),
-        pytest.param("no_deadlines", cell("AcceptFlowRun", Fault.HELD), id="no_deadlines"),
+        pytest.param("no_deadlines", cell("AcceptFlowRun", Fault.HELD), id="no_deadlines", marks=FULL),
         pytest.param("no_ack_deadline", cell("StreamRunEvents", Fault.HELD), id="no_ack_deadline", marks=FULL),
         pytest.param(
             "believe_the_balancer",

@@ -92,8 +92,7 @@ def cancel_trees(world: World, trees: int, **planted: Any) -> float:
     return longest
 
 
-@pytest.mark.timeout(180)
-@forms("trees", quick=24, full=1000, seconds=3600)
+@forms("trees", quick=24, full=1000, seconds=3600, quick_seconds=180)
 def test_nothing_of_a_cancelled_tree_is_left(world: World, figure: Figure, trees: int) -> None:
     """Sessions of their own, daemons without environment and descriptors, deaf to SIGTERM, stopped."""
     longest = cancel_trees(world, trees)

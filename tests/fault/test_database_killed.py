@@ -151,8 +151,7 @@ def claims_survive(postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch, t
     return claiming
 
 
-@pytest.mark.timeout(180)
-@forms("total,kills", quick=(10_000, 5), full=(200_000, 50), seconds=3600)
+@forms("total,kills", quick=(10_000, 5), full=(200_000, 50), seconds=3600, quick_seconds=180)
 def test_claims_survive_a_database_that_is_killed(
     postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch, figure: Figure, total: int, kills: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from tests.fault.conftest import StackFactory
 from tests.support.figures import Figure
 from tests.support.forms import forms
@@ -103,6 +104,7 @@ def test_a_store_that_counts_no_gap_is_found(make_stack: StackFactory) -> None:
     assert found.stored + found.counted < found.written
 
 
+@pytest.mark.full
 def test_a_store_that_takes_lines_again_is_found(make_stack: StackFactory) -> None:
     """The planted twin: what is sent again, because the answer was lost, is stored again."""
     assert flood(make_stack(planted="flood_and_store_lines_as_they_come"), 40_000).twice > 0

@@ -126,8 +126,8 @@ def check_history(stack: Stack, run: str, lines: list[tuple[int, float, int]], t
     "runs,tasks,seconds,away_seconds,slower",
     quick=(12, 8, 1.0, 4.5, 0.0),
     full=(50, 20, 35.0, 600.0, 1.05),
+    quick_seconds=300,
 )
-@pytest.mark.timeout(1800)
 def test_runs_go_on_while_the_control_plane_is_away(
     make_stack: StackFactory,
     runs: int,
@@ -162,7 +162,7 @@ def test_mistakes_about_outages_are_found(make_stack: StackFactory, planted: str
 # --- many short ones --------------------------------------------------------------------------------------------------
 
 
-def outages(stack: Stack, lengths: list[float], *, back_within: float = 90.0) -> None:
+def outages(stack: Stack, lengths: list[float], back_within: float = 90.0) -> None:
     """Cuts the agent off again and again, in different ways; after each time it must take a run and end it well."""
     with FaultProxy(stack.port) as proxy, client_of(stack) as client:
         stack.agents_address = proxy.address
@@ -182,12 +182,13 @@ def outages(stack: Stack, lengths: list[float], *, back_within: float = 90.0) ->
             proxy.release()
             file = stack.root / f"after-{number}.jsonl"
             run = client.create_flow_run(f"{PROJECT}/steps", {"witness": str(file), "seconds": 0.0})
-            try:
-                stack.wait_for(run, StateCode.SUCCESS, seconds=back_within)
-            except AssertionError as error:
-                raise AssertionError(f"not back after {seconds:.1f} s of {way}: {error}") from error
+            wait_until(
+                lambda run=run: agent.poll() is not None or client.get_flow_run(run).end_time.seconds,  # type: ignore[misc]
+                f"back after {seconds:.1f} s of {way}", back_within,
+            )  # fmt: skip
+            assert agent.poll() is None, f"the agent left after {seconds:.1f} s of {way}"
+            stack.wait_for(run, StateCode.SUCCESS)
             assert len(witness(file)) == 1, "it ran once"
-        assert agent.poll() is None
 
 
 def lengths(count: int, longest: float) -> list[float]:
@@ -211,5 +212,5 @@ def test_an_agent_recovers_from_every_outage(
 
 def test_an_agent_that_gives_up_is_found(make_stack: StackFactory) -> None:
     """The planted twin: after three failures in a row it leaves."""
-    with pytest.raises(AssertionError, match="not back after"):
-        outages(make_stack(planted=f"{SHORT},give_up", agent=False), [4.0], back_within=8)
+    with pytest.raises(AssertionError, match="the agent left"):
+        outages(make_stack(planted=f"{SHORT},give_up", agent=False), [4.0])

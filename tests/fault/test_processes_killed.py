@@ -141,6 +141,7 @@ def test_an_agent_that_leaves_the_outbox_behind_is_found(make_stack: StackFactor
         supervisor_killed(make_stack(planted="leave_the_outbox"))
 
 
+@pytest.mark.full  # the quick form of the kill storm finds it, too
 def test_a_flow_that_survives_its_supervisor_is_found(make_stack: StackFactory) -> None:
     """The planted twin: the flow process is not bound to its supervisor's life."""
     with pytest.raises(AssertionError, match="ends with its supervisor"):
@@ -150,7 +151,7 @@ def test_a_flow_that_survives_its_supervisor_is_found(make_stack: StackFactory) 
 # --- the agent's token ----------------------------------------------------------------------------------------------
 
 
-def token_revoked(stack: Stack) -> None:
+def token_revoked(stack: Stack, seconds: float = 90) -> None:
     """Revokes the agent's token while states wait beside a frozen supervisor, and kills that supervisor."""
     run, seen = start(stack, count=200, seconds=0.2)
     pids = processes_of(stack, run)
@@ -162,11 +163,11 @@ def token_revoked(stack: Stack) -> None:
     stack.cli("tokens", "revoke", token["name"].rpartition("/")[2])
     supervisor.kill()
     agent = stack.agents[-1]
-    wait_until(lambda: agent.poll() is not None, "the agent leaves", seconds=30)
+    wait_until(lambda: agent.poll() is not None, "the agent leaves")
     assert agent.returncode == 4, stack.log("agent-1")
 
     stack.start_agent()
-    stack.wait_for(run, StateCode.CRASHED, seconds=20)
+    stack.wait_for(run, StateCode.CRASHED, seconds=seconds)
     told = {entry.slug for entry in task_states(stack, run) if entry.state is StateCode.RUNNING}
     told = {slug for slug in told if slug.startswith("step")}
     assert len(witness(seen)) - len(told) <= 1, "all that ran was told, but for the event of the very last moment"
@@ -180,4 +181,4 @@ def test_an_agent_whose_token_is_revoked_leaves_and_the_next_one_ships(make_stac
 def test_an_agent_that_gives_up_when_refused_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a refusal of the token is taken for an answer about the run, and the outbox is removed."""
     with pytest.raises(AssertionError, match=r"was told|is finished"):
-        token_revoked(make_stack(planted="give_up_when_refused"))
+        token_revoked(make_stack(planted="give_up_when_refused"), seconds=8)

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,17 @@ from heliograph.storage import LaunchSettings
 from heliograph_agents.agent import Agent, AgentOptions
 from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
-from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, RunSpec
+from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, Plan, PlanFacts, RunSpec
 from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 
 
+@dataclass(frozen=True, slots=True)
 class NothingPlan:
     """The plan of an attempt that is nowhere."""
 
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
+    spec: RunSpec
+    facts: PlanFacts = field(default_factory=PlanFacts)
 
 
 class NothingLauncher:
@@ -65,7 +66,7 @@ class NothingLauncher:
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         return InfraExit(ExitKind.DIED)
 
-    async def stop(self, handle: Handle, *, abandon: bool) -> None:
+    async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:
         """Nothing runs."""
 
     async def list(self) -> list[Handle]:

@@ -329,7 +329,7 @@ class _Relay:
             self._call.cancel()
 
 
-class _Everything(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Everything(grpc.GenericRpcHandler):
     """Handles every method, as a stream of bytes both ways: on the wire, a unary call is one of those too."""
 
     def __init__(self, serve: Callable[[str, AsyncIterator[bytes], Any], AsyncIterator[bytes]]) -> None:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,9 +282,7 @@ class Storm:
             thread.start()
         try:
             for begun, kind in self.plan.schedule():
-                wait_until(
-                    lambda at=begun: self._under_way() >= at or self.errors, f"{begun} runs begin", self.plan.patience
-                )
+                self._wait_for_runs(begun)
                 self._kill(kind)
         except AssertionError as stuck:
             self.errors.append(str(stuck))
@@ -322,18 +321,27 @@ class Storm:
         """Returns how many runs have begun, or were killed: perhaps before they could say that they began."""
         return self._count_begun() + len(self.seen.killed)
 
+    def _wait_for_runs(self, count: int) -> None:
+        """Waits until so many have begun."""
+        wait_until(lambda: self._under_way() >= count or self.errors, f"{count} runs begin", self.plan.patience)
+
+    def _wait_for_room(self, count: int) -> None:
+        """Waits until so many have begun, or it is over."""
+        wait_until(lambda: self._under_way() >= count or self._stopped.is_set(), "room", 600)
+
     def _create(self) -> None:
         """Creates the runs, a few ahead of what runs; each call is repeated until it is answered."""
         ahead = 3 * CAPACITY * max(1, self.plan.agents)
         with self.stack.connection() as connection:
             for number in range(self.plan.runs):
-                wait_until(lambda at=number: self._under_way() + ahead >= at or self._stopped.is_set(), "room", 600)
+                self._wait_for_room(number - ahead)
                 if self._stopped.is_set():
                     raise AssertionError(f"{number} of {self.plan.runs} runs were created when nothing went on")
                 request = pb.CreateFlowRunRequest(
                     parent=f"projects/{PROJECT}", flow=f"projects/{PROJECT}/flows/storm", request_id=str(uuid.uuid4())
                 )
-                made = self._insist(lambda r=request: connection.call(connection.services.flow_runs.CreateFlowRun, r))
+                create = connection.services.flow_runs.CreateFlowRun
+                made = self._insist(partial(connection.call, create, request))
                 self.seen.created.append(made.name.rpartition("/")[2])
 
     def _insist(self, call: Callable[[], Any]) -> Any:

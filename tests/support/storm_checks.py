@@ -140,7 +140,7 @@ def _one_copy(storm: Storm, runs: dict[str, pb.FlowRun], witness: list[dict[str,
         if n > 1
     ]
     for name, run in runs.items():
-        if run.state == StateCode.SUCCESS:
+        if StateCode(run.state) is StateCode.SUCCESS:
             missing = [step for step in STEPS if not told[name, run.epoch, step]]
             if missing:
                 found.append(f"run {name} is called a success without {missing}")

@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "cut":
                 self.connection.close()
             else:
-                self._answer(int(fault), **({"Retry_After": "0"} if fault == "429" else {}))
+                self._answer(int(fault), **({"Retry_After": "0"} if fault == "429" else {}))  # type: ignore[arg-type]
             return
         kind, _, name = path.removeprefix("/v2/team/flows/").partition("/")
         if kind == "blobs" and name == "uploads/":

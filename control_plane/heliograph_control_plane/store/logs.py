@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, select, tuple_
 
 from heliograph.exceptions import HeliographError, InvalidArgumentError
+from heliograph_control_plane.damage import DAMAGE, tell_damage
 from heliograph_control_plane.store import schema
 from heliograph_control_plane.store.database import Row, bulk_insert
 from heliograph_control_plane.store.paging import decode_token, encode_token
@@ -29,6 +30,7 @@ CHUNK_LINES: Final = 500
 QUOTA_BYTES: Final = 256 * 1024 * 1024
 """Most text of one writer, uncompressed; lines beyond are refused and counted."""
 _LINE_OVERHEAD: Final = 32
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, zlib.error)
 
 _ADD_CHUNKS = bulk_insert(
     schema.log_chunks,
@@ -132,25 +134,43 @@ def read_lines(
     """Reads lines in the order of their arrival."""
     chunk_id, offset = decode_token(cursor, int, int) or (0, 0)
     query = (
-        select(_c.id, _c.epoch, _c.data)
+        select(_c.id, _c.epoch, _c.line_count, _c.data)
         .where(_c.run_uuid == run_id, _c.id >= chunk_id, _c.max_level >= min_level)
         .order_by(_c.id)
     )
     if after_micros:
         query = query.where(_c.store_micros > after_micros)
     lines: list[LogLine] = []
+    # Lines of chunks that cannot be read, and the first of these chunks: told with the next line, as lost.
+    lost, lost_from = 0, 0
     while True:
         rows = connection.execute(query.where(_c.id >= chunk_id).limit(20)).all()
         for row in rows:
-            stored = json.loads(zlib.decompress(row.data))
             start = offset if row.id == chunk_id else 0
-            for index in range(start, len(stored)):
-                if stored[index][2] < min_level:
+            stored = _lines_of(row, start)
+            if stored is None:
+                lost, lost_from = lost + row.line_count, lost_from or row.id
+                chunk_id, offset = row.id, 0
+                continue
+            for index, line in enumerate(stored, start):
+                if line.level < min_level:
                     continue
                 if len(lines) == limit:
-                    return LogPage(tuple(lines), encode_token(row.id, index), more=True)
-                lines.append(LogLine(*stored[index])._replace(epoch=row.epoch))
-            chunk_id, offset = row.id, len(stored)
+                    place = (lost_from, 0) if lost else (row.id, index)
+                    return LogPage(tuple(lines), encode_token(*place), more=True)
+                lines.append(line._replace(epoch=row.epoch, dropped_before=line.dropped_before + lost))
+                lost, lost_from = 0, 0
+            chunk_id, offset = row.id, start + len(stored)
         if len(rows) < 20:
-            return LogPage(tuple(lines), encode_token(chunk_id, offset), more=False)
+            place = (lost_from, 0) if lost else (chunk_id, offset)
+            return LogPage(tuple(lines), encode_token(*place), more=False)
         chunk_id, offset = chunk_id + 1, 0
+
+
+def _lines_of(row: Any, start: int) -> list[LogLine] | None:
+    """Returns a chunk's lines from `start` on; None when it cannot be read."""
+    try:
+        return [LogLine(*line) for line in json.loads(zlib.decompress(row.data))[start:]]
+    except _UNREADABLE as error:
+        tell_damage("log_chunk", str(row.id), error)
+        return None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, text, update
-from tests.contract.store.helpers import SECOND, TOKEN, Bench, version
+from sqlalchemy import Table, select, text, update
+from tests.contract.store.helpers import SECOND, SQLITE_IS_QUICK, TOKEN, Bench, version
 from tests.support.figures import Figure
 
 from heliograph_control_plane import damage
-from heliograph_control_plane.store import schema
-from heliograph_control_plane.store.records import FlowRunQuery, NewToken
+from heliograph_control_plane.store import logs, schema
+from heliograph_control_plane.store.records import FlowRunQuery, LogLine, NewToken
 
 HOUR = 3600 * SECOND
 
@@ -91,9 +92,19 @@ def harms_no_other(bench: Bench, table: Table, column: str, value: Any) -> None:
     assert not store.reap().result().requeued, "and what it cannot read does not come again"
 
 
-@pytest.mark.parametrize(
-    ("table", "column", "value"), DAMAGED, ids=[f"{table.name}.{column}={value!r}" for table, column, value in DAMAGED]
-)
+def kinds(on_postgresql: Collection[int]) -> list[Any]:
+    """Every kind of damage on both stores; on PostgreSQL these in the quick form, the others in the full one."""
+    return [
+        pytest.param(
+            store, *damaged, id=f"{store}-{damaged[0].name}.{damaged[1]}={damaged[2]!r}",
+            marks=[] if store == "sqlite" or number in on_postgresql else [pytest.mark.full],
+        )
+        for store in ("sqlite", "postgresql")
+        for number, damaged in enumerate(DAMAGED)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "table", "column", "value"), kinds((0, 4, 6, 7, 10, 12)), indirect=["url"])
 def test_a_damaged_row_harms_no_other(
     bench: Bench, table: Table, column: str, value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,8 +118,12 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
     return {line: lines.count(line) for line in lines}
 
 
+READ_BY_THE_STORE = [one for one in kinds((0, 4)) if one.values[1] not in (schema.schedules, schema.flow_versions)]
+"""What is in the others is read by the services: `tests/integration/control_plane/test_damage.py`."""
+
+
 @pytest.mark.parametrize(
-    ("table", "column", "value"), [DAMAGED[0], DAMAGED[2], DAMAGED[4], DAMAGED[6], DAMAGED[7]], ids=str
+    ("url", "table", "column", "value"), [one for one in READ_BY_THE_STORE if one.values[3] != 10], indirect=["url"]
 )
 def test_readers_that_trust_every_row_are_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, table: Table, column: str, value: Any
@@ -120,6 +135,55 @@ def test_readers_that_trust_every_row_are_found(
         monkeypatch.setattr(module, "DAMAGE", ())
     with pytest.raises(Exception):  # noqa: B017, PT011 (each row breaks its reader in its own way)
         harms_no_other(bench, table, column, value)
+
+
+def read_past_a_chunk(bench: Bench, page: int) -> None:
+    """Damages the middle one of three chunks of a run's lines, and reads them by pages."""
+    run = bench.running()
+    for first in (1, 4, 7):
+        lines = [LogLine(first + n, 1, 20, "load", f"line {first + n}") for n in range(3)]
+        bench.store.write_log_lines(run.run_id, run.epoch, lines).result()
+    bad = select(schema.log_chunks.c.id).where(schema.log_chunks.c.first_sequence == 4).scalar_subquery()
+    spoil = update(schema.log_chunks).where(schema.log_chunks.c.id == bad).values(data=b"no chunk")
+    bench.store._log_writer.submit(lambda tx: tx.connection.execute(spoil)).result()
+    found: list[LogLine] = []
+    cursor, more = "", True
+    while more:
+        got = bench.store.read_log_lines(run.run_id, cursor, page).result()
+        found += got.lines
+        cursor, more = got.cursor, got.more
+    assert [line.message for line in found] == [f"line {n}" for n in (1, 2, 3, 7, 8, 9)]
+    assert [line.dropped_before for line in found] == [0, 0, 0, 3, 0, 0], "those of the chunk are told as lost"
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4, 100])
+def test_a_chunk_of_lines_that_cannot_be_read_costs_its_lines(bench: Bench, page: int) -> None:
+    read_past_a_chunk(bench, page)
+
+
+def test_a_chunk_of_lines_at_the_end_is_told_with_what_comes(bench: Bench) -> None:
+    """Whoever follows the lines learns of the gap, however often he asked meanwhile."""
+    run = bench.running()
+    bench.store.write_log_lines(run.run_id, run.epoch, [LogLine(1, 1, 20, "load", "bad")]).result()
+    spoil = update(schema.log_chunks).values(data=b"")
+    bench.store._log_writer.submit(lambda tx: tx.connection.execute(spoil)).result()
+    cursor = ""
+    for _ in range(3):
+        page = bench.store.read_log_lines(run.run_id, cursor).result()
+        assert (page.lines, page.more) == ((), False)
+        cursor = page.cursor
+    bench.store.write_log_lines(run.run_id, run.epoch, [LogLine(2, 1, 20, "load", "good")]).result()
+    page = bench.store.read_log_lines(run.run_id, cursor).result()
+    assert [(line.message, line.dropped_before) for line in page.lines] == [("good", 1)]
+    assert bench.store.read_log_lines(run.run_id, page.cursor).result().lines == ()
+
+
+@SQLITE_IS_QUICK
+def test_a_reader_that_trusts_every_chunk_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted twin."""
+    monkeypatch.setattr(logs, "_UNREADABLE", ())
+    with pytest.raises(zlib.error):
+        read_past_a_chunk(bench, 100)
 
 
 def test_how_many_kinds_of_damage_there_are(figure: Figure) -> None:

@@ -259,8 +259,7 @@ class Workers:
         return thread
 
 
-@pytest.mark.timeout(600)
-@forms("kills", quick=3, full=30)
+@forms("kills", quick=3, full=30, quick_seconds=600)
 def test_killing_either_at_any_moment_loses_nothing_and_starts_nothing_twice(pair: Pair, kills: int) -> None:
     chance = random.Random(kills)
     with ExitStack() as stack:
