@@ -52,9 +52,14 @@ END $$
 
 
 class PostgresCluster:
-    """One running cluster."""
+    """One running cluster.
 
-    def __init__(self, binaries: Path) -> None:
+    Args:
+        binaries: Folder of its programs.
+        settings: Lines of `postgresql.conf` that win over the tests' usual ones.
+    """
+
+    def __init__(self, binaries: Path, settings: str = "") -> None:
         self._binaries = binaries
         self.folder = Path(tempfile.mkdtemp(prefix="heliograph-pg-", dir="/tmp"))  # sockets want a short path
         self.folder.chmod(0o755)
@@ -64,7 +69,7 @@ class PostgresCluster:
         self._run("initdb", "-D", str(self._data), "-A", "trust", "-U", "postgres", "-E", "UTF8",
                   "--locale=C.UTF-8", "--no-sync")  # fmt: skip
         with (self._data / "postgresql.conf").open("a") as config:
-            config.write(_SETTINGS.format(folder=self.folder))
+            config.write(_SETTINGS.format(folder=self.folder) + settings)
         self._template: str | None = None
         self._clean: str | None = None
         self.start()
