@@ -64,10 +64,11 @@ _FILL_POSTGRESQL = (
 class Server:
     """A server with a flow and agents, and what loads it."""
 
-    def __init__(self, folder: Path, url: str, store: str) -> None:
+    def __init__(self, folder: Path, url: str, store: str, data_dir: Path | None = None) -> None:
         self.url = url
         self.store = store
         self.process = ControlPlaneProcess(folder, *(("--database", url) if url else ()))
+        self.process.data_dir = data_dir or self.process.data_dir  # where the first token is
         self.process.start()
         with channel(self.process.address, self.process.token) as made:
             project_service_pb2_grpc.ProjectServiceStub(made).CreateProject(
