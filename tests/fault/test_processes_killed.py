@@ -51,7 +51,7 @@ def kill_agent(stack: Stack) -> None:
 # --- the agent ------------------------------------------------------------------------------------------------------
 
 
-def agent_killed(stack: Stack) -> None:
+def agent_killed(stack: Stack, seconds: float = 90) -> None:
     """Kills the agent in the middle of a run and starts another one of the same name."""
     run, seen = start(stack, count=16, seconds=0.4)
     kill_agent(stack)
@@ -59,13 +59,13 @@ def agent_killed(stack: Stack) -> None:
     wait_until(lambda: len(witness(seen)) >= at_kill + 3, "the run goes on without an agent")
 
     stack.start_agent()
-    wait_until(lambda: [agent for agent in stack.agents_seen() if agent.running == 1], "the run is adopted", seconds=6)
+    wait_until(lambda: "adopting" in stack.log("agent-1"), "the run is adopted", seconds)
     found = stack.wait_for(run, StateCode.SUCCESS)
     assert found.attempt == 1
     lines = witness(seen)
     assert [line.step for line in lines] == list(range(16)), "each step ran once"
     assert len({line.pid for line in lines}) == 1, "in one process"
-    wait_until(lambda: all(agent.running == 0 for agent in stack.agents_seen()), "its slot is free", seconds=40)
+    wait_until(lambda: all(agent.running == 0 for agent in stack.agents_seen()), "its slot is free")
 
 
 def test_a_run_outlives_its_agent_and_is_adopted(make_stack: StackFactory) -> None:
@@ -76,7 +76,7 @@ def test_a_run_outlives_its_agent_and_is_adopted(make_stack: StackFactory) -> No
 def test_an_agent_that_adopts_nothing_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a restarted agent forgets what it had."""
     with pytest.raises(AssertionError, match="the run is adopted"):
-        agent_killed(make_stack(planted="adopt_nothing"))
+        agent_killed(make_stack(planted="adopt_nothing"), seconds=6)
 
 
 # --- the flow process -----------------------------------------------------------------------------------------------
@@ -160,9 +160,11 @@ def token_revoked(stack: Stack, seconds: float = 90) -> None:
     frozen_at = len(witness(seen))
     wait_until(lambda: len(witness(seen)) >= frozen_at + 5, "the flow goes on beside a frozen supervisor")
     (token,) = [token for token in stack.json("tokens", "ls") if token["principal"] == "services/agent-1"]
+    agent = stack.agents[-1]
+    psutil.Process(agent.pid).suspend()  # it learns of both at once
     stack.cli("tokens", "revoke", token["name"].rpartition("/")[2])
     supervisor.kill()
-    agent = stack.agents[-1]
+    psutil.Process(agent.pid).resume()
     wait_until(lambda: agent.poll() is not None, "the agent leaves")
     assert agent.returncode == 4, stack.log("agent-1")
 

@@ -77,6 +77,11 @@ def give_up_when_refused(performer: Any) -> None:
     performer._worth_another_try = lambda error: error.retryable
 
 
+def _refused_often(link: Any) -> None:
+    """No bug: the agent does not leave before it has come to all that it would do."""
+    link.REFUSALS = 15
+
+
 def trust_the_descriptor(lanes: Any) -> None:
     """The outbox writes to whatever has its number."""
     lanes._identity = lambda _: (0, 0)
@@ -96,7 +101,10 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "adopt_nothing": {"heliograph_agents.launchers.local.launcher": adopt_nothing},
     "cut_the_lifeline": {"heliograph.cli.main": cut_the_lifeline},
     "every_end_is_success": {"heliograph_agents.supervisor": every_end_is_success},
-    "give_up_when_refused": {"heliograph_agents.performer": give_up_when_refused},
+    "give_up_when_refused": {
+        "heliograph_agents.performer": give_up_when_refused,
+        "heliograph_agents.link": _refused_often,
+    },
     "go_on_after_a_fork": {"heliograph.reporting.writer": go_on_after_a_fork},
     "leave_the_outbox": {"heliograph_agents.performer": leave_the_outbox},
     "outlive_the_supervisor": {
