@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -95,6 +95,7 @@ _DISRUPTIONS = {
     "DeletionByPodGC": (FailureCode.NODE_LOST, "its node is gone"),
     "TerminationByKubelet": (FailureCode.EVICTED, "its node ended its pod"),
 }
+_LATE = "it took longer than its Job's activeDeadlineSeconds"
 _START_REASONS = ("ContainerCannotRun", "StartError")
 
 
@@ -110,6 +111,8 @@ def judge(job: Json | None, pods: Sequence[Json], *, printed: str = "") -> Judge
     main = next((pod for pod in ordered if _began(pod)), ordered[0] if ordered else None)
     if main is not None:
         found = _of_pod(main, printed)
+        if found.stage is Stage.ENDED and not found.told and job is not None and _is_late(job):
+            return replace(found, record=_died(FailureCode.TIMEOUT, _LATE))
         if found.stage is not Stage.GONE:
             return found
     if job is None:
@@ -126,12 +129,19 @@ def _of_job(job: Json) -> Judgement:
             continue
         reason = str(condition.get("reason") or "")
         if reason == "DeadlineExceeded":
-            record = _died(FailureCode.TIMEOUT, "it took longer than its Job's activeDeadlineSeconds")
+            record = _died(FailureCode.TIMEOUT, _LATE)
         else:
             said = f" ({condition['message']})" if condition.get("message") else ""
             record = _died(FailureCode.INFRASTRUCTURE_DELETED, f"somebody deleted its pod{said}")
         return Judgement(Stage.GONE, record)
     return Judgement(Stage.WAITING)
+
+
+def _is_late(job: Json) -> bool:
+    return any(
+        one.get("type") in ("Failed", "FailureTarget") and one.get("reason") == "DeadlineExceeded"
+        for one in _status(job).get("conditions") or ()
+    )
 
 
 def _of_pod(pod: Json, printed: str) -> Judgement:
