@@ -11,7 +11,7 @@ import pytest
 from tests.integration.kubernetes.conftest import Scene
 from tests.support.figures import Figure
 
-from heliograph_agents.launcher import ExitKind, LaunchError, Liveness
+from heliograph_agents.launcher import ExitKind, Handle, LaunchError, Liveness
 from heliograph_agents.launchers.kubernetes import offer
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 
@@ -98,8 +98,8 @@ async def test_an_agent_that_believes_every_offer_was_made_is_found(
         await check(scene, "its pod is there", "disk")
 
 
-async def deleted_pod(scene: Scene) -> int:
-    """Deletes the pod of a run, which takes its time to end. Returns how many pods have begun the run."""
+async def deleted_pod(scene: Scene) -> tuple[KubernetesLauncher, Handle]:
+    """Deletes the pod of a run, which takes its time to end. Returns when the cluster has done what it does."""
     kubelet = scene.cluster.kubelet
     kubelet.scripted, kubelet.pretends, kubelet.lingers = False, True, True
     agent = await scene.agent()
@@ -117,16 +117,17 @@ async def deleted_pod(scene: Scene) -> int:
     if scene.cluster.controllers._old:
         await scene.until(settled, "the cluster makes another pod, which does what it does")
     assert isinstance(await agent.inspect(handle), Liveness), "the first pod still ends"
-    kubelet.lingers = False
-    found = await scene.exit_of(agent, handle)
-    assert found.kind is ExitKind.DIED
-    assert "deleted its pod" in found.hint
-    return len(kubelet.started)
+    return agent, handle
 
 
 async def test_a_second_pod_of_a_job_does_not_begin_the_run_again(either: Scene, figure: Figure) -> None:
     """A cluster of 1.20 makes another pod while the one that was deleted still ends."""
-    assert await deleted_pod(either) == 1
+    agent, handle = await deleted_pod(either)
+    either.cluster.kubelet.lingers = False
+    found = await either.exit_of(agent, handle)
+    assert found.kind is ExitKind.DIED
+    assert "deleted its pod" in found.hint
+    assert len(either.cluster.kubelet.started) == 1
     figure(f"{either.cluster.server.version}: one pod was deleted while it ran, 1 began")
 
 
@@ -140,7 +141,8 @@ async def test_a_secret_for_any_pod_is_found(tmp_path: Any, monkeypatch: pytest.
     monkeypatch.setattr(offer, "make", for_anybody)
     scene = Scene(tmp_path, old=True)
     try:
-        assert await deleted_pod(scene) == 2
+        await deleted_pod(scene)
+        assert len(scene.cluster.kubelet.started) == 2
     finally:
         await scene.close()
 
