@@ -20,7 +20,18 @@ from heliograph_agents.launchers.kinds import NAMES, kind
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "sdk", "agents", "control_plane", "proto", "tests", "examples/covid")
+    for folder in (
+        ".",
+        "docs",
+        "docs/agents",
+        "docs/storages",
+        "sdk",
+        "agents",
+        "control_plane",
+        "proto",
+        "tests",
+        "examples/covid",
+    )
     for path in (ROOT / folder).glob("*.md")
 )
 PACKAGES = {
@@ -74,7 +85,8 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 def typed(block: Block) -> list[str]:
     """Returns the `heliograph` commands that are typed in a console block."""
-    lines = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+    text = re.sub(r"\\\n\s*", "", block.text)  # a command may go on in the next line
+    lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
     return [line for line in lines if line.startswith("heliograph ")]
 
 
