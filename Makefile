@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev check test test-full bench bench-peers proto docs lock clean
+.PHONY: help demo dev check test test-full test-k8s bench bench-peers proto docs lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.runtime: pyproject.toml constraints.txt tools/install.sh
 	@PYTHON=$(PYTHON) tools/install.sh runtime
@@ -33,13 +33,18 @@ check: $(VENV)/.dev ## Format, lint, types, import directions, API rules, genera
 test: $(VENV)/.dev ## Run the quick form of every test
 	@tools/install.sh system
 	@# Two at a time; what fails in that crowd must pass alone, or it has failed.
-	$(PYTEST) -n 2 --dist loadgroup -m "not full and not bench and not alone" || \
-	  $(PYTEST) --last-failed --last-failed-no-failures none -m "not full and not bench and not alone"
-	$(PYTEST) -m "alone and not full and not bench"
+	$(PYTEST) -n 2 --dist loadgroup -m "not full and not bench and not alone and not k8s" || \
+	  $(PYTEST) --last-failed --last-failed-no-failures none -m "not full and not bench and not alone and not k8s"
+	$(PYTEST) -m "alone and not full and not bench and not k8s"
 
 test-full: $(VENV)/.dev ## Run the long forms too
 	@tools/install.sh system
-	$(PYTEST) -m "not bench"
+	$(PYTEST) -m "not bench and not k8s"
+
+test-k8s: $(VENV)/.dev ## Build a real Kubernetes cluster (once), and run its tests
+	@tools/install.sh system
+	@$(BIN)/python tools/kubernetes/build.py >/dev/null
+	$(PYTEST) -m "k8s and not bench"
 
 bench: $(VENV)/.dev ## Print the figures of docs/benchmarks.md
 	$(PYTEST) -m bench -s tests/bench

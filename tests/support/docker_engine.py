@@ -28,17 +28,23 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 class DockerEngine:
     """One running dockerd.
 
+    Args:
+        options: More options for dockerd.
+        parent: Where its folder is made; the shorter, the better.
+
     Attributes:
         folder: Its folder.
         url: Where it listens, as `DOCKER_HOST` wants it.
         gateway: Address of the host as containers on the default bridge see it.
+        bridge: Name of that bridge.
     """
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="heliograph-docker-", dir="/tmp"))  # sockets want a short path
+    def __init__(self, *options: str, parent: Path = Path("/tmp")) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="heliograph-docker-", dir=parent))  # sockets want a short path
+        self._options = options
         self.url = f"unix://{self.folder}/d.sock"
         number = random.randrange(16, 250)
-        self._bridge = f"hg{os.getpid() % 100_000}-{number}"  # a process may have several
+        self.bridge = f"hg{os.getpid() % 100_000}-{number}"  # a process may have several
         self.gateway = f"172.29.{number}.1"
         self._process: subprocess.Popen[bytes] | None = None
         # In memory: layers are unpacked with a sync for each file, which a disk that is shared takes minutes for.
@@ -49,9 +55,9 @@ class DockerEngine:
             capture_output=True,
         )
         for command in (
-            ["link", "add", self._bridge, "type", "bridge"],
-            ["addr", "add", f"{self.gateway}/24", "dev", self._bridge],
-            ["link", "set", self._bridge, "up"],
+            ["link", "add", self.bridge, "type", "bridge"],
+            ["addr", "add", f"{self.gateway}/24", "dev", self.bridge],
+            ["link", "set", self.bridge, "up"],
         ):
             subprocess.run(["ip", *command], check=True, capture_output=True, env={**os.environ, "PATH": _PATH})
         self.start()
@@ -75,8 +81,8 @@ class DockerEngine:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
-                 "-H", self.url, "--pidfile", str(self.folder / "pid"), "--bridge", self._bridge, "--iptables=false",
-                 "--ip-masq=false", "--live-restore"],
+                 "-H", self.url, "--pidfile", str(self.folder / "pid"), "--bridge", self.bridge, "--iptables=false",
+                 "--ip-masq=false", "--live-restore", *self._options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": _PATH},
                 start_new_session=True,
             )  # fmt: skip
@@ -145,7 +151,7 @@ class DockerEngine:
             if place.startswith(str(self.folder)):
                 subprocess.run(["umount", "-l", place], check=False, capture_output=True)
         subprocess.run(
-            ["ip", "link", "del", self._bridge], check=False, capture_output=True, env={**os.environ, "PATH": _PATH}
+            ["ip", "link", "del", self.bridge], check=False, capture_output=True, env={**os.environ, "PATH": _PATH}
         )
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -11,13 +11,17 @@ from typing import Self
 class Tap:
     """Relays connections from `port` to `target_port` on loopback and records them.
 
+    Args:
+        target_port: Where to.
+        host: Address that it listens on.
+
     Attributes:
         port: Port that it listens on.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
         self._target_port = target_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._connections: list[tuple[bytearray, bytearray]] = []

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.launchers.cluster_ground import ClusterGround
 from tests.contract.launchers.docker_ground import DockerGround
 from tests.contract.launchers.ecs_ground import EcsGround
 from tests.contract.launchers.ground import Ground
@@ -14,9 +15,10 @@ from tests.contract.launchers.local_ground import LocalGround
 from tests.support.control_plane import ControlPlaneProcess, control_plane_process
 from tests.support.docker_engine import docker_engine
 from tests.support.fargate.server import fargate
+from tests.support.kubernetes.cluster import cluster, cluster_image
 from tests.support.runtime_image import runtime_image
 
-__all__ = ["docker_engine", "fargate", "runtime_image"]
+__all__ = ["cluster", "cluster_image", "docker_engine", "fargate", "runtime_image"]
 
 GROUNDS: dict[str, type[Ground]] = {
     "local": LocalGround,
@@ -24,6 +26,7 @@ GROUNDS: dict[str, type[Ground]] = {
     "ecs": EcsGround,
     "kubernetes": KubernetesGround,
     "kubernetes-1.20": OldKubernetesGround,
+    "cluster": ClusterGround,
 }
 
 
@@ -43,6 +46,8 @@ FULL = {"kubernetes-1.20"}
 
 
 def _marks(kind: str) -> list[pytest.MarkDecorator]:
+    if kind == "cluster":  # which is built first: by `make test-k8s`, and nothing else
+        return [pytest.mark.k8s, pytest.mark.xdist_group("k8s"), pytest.mark.timeout(900)]
     marks = [pytest.mark.xdist_group(GROUPS.get(kind, f"launcher-{kind}")), pytest.mark.timeout(600)]
     return [*marks, pytest.mark.full] if kind in FULL else marks
 

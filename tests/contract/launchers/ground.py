@@ -33,7 +33,7 @@ from heliograph_agents.bundles import settings_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, Launcher, RunSpec
 from heliograph_agents.performer import spec_of
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 240.0
 """Longest wait for anything: other work shares the machine. Every wait ends with its event."""
 
 FLOWS = """
@@ -300,10 +300,10 @@ class Ground(ABC):
         except TimeoutError:
             raise AssertionError(f"not within {seconds:.0f} s: {what}") from None
 
-    async def exit_of(self, handle: Handle) -> InfraExit:
+    async def exit_of(self, handle: Handle, seconds: float = WAIT_SECONDS) -> InfraExit:
         """Waits until the infrastructure is proven gone."""
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 while not isinstance(found := await self.launcher.inspect(handle), InfraExit):  # noqa: ASYNC110 (as above)
                     await asyncio.sleep(0.05)
         except TimeoutError:

@@ -25,7 +25,7 @@ class JobGround(Ground):
     """What fake and real clusters have in common."""
 
     kind = "kubernetes"
-    warns = True
+    kills_silently = False
 
     async def launch_dead(self) -> tuple[Attempt, Handle, str]:
         broken = self.shared / "broken-python"
@@ -41,8 +41,6 @@ class JobGround(Ground):
 class KubernetesGround(JobGround):
     """Pods of a cluster in the form of 1.36, which are processes of this host and share its disk."""
 
-    kind = "kubernetes"
-    kills_silently = False
     old = False
 
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
