@@ -70,7 +70,7 @@ async def test_what_does_not_start_in_time_is_removed_before_it_is_called_failed
         told = ground.client.get_flow_run(run)
         assert (told.state, told.failure.reason) == (StateCode.CRASHED, FailureCode.START_TIMEOUT)
         assert alive_when_reported, "it is reported"
-    assert not any(alive_when_reported)
+        assert not any(alive_when_reported)
 
 
 async def test_no_slot_leaks_however_runs_end(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
