@@ -1,10 +1,8 @@
 """Seals what an agent tells a run through others: with a key for that one text, which travels another way.
 
-A flow's container has the base install alone, so this is made of what Python brings: the text is covered with the
-output of SHAKE-256, keyed and with a random nonce, and an HMAC-SHA-256 under another key is put over both. Each key
-seals texts of one attempt; nonces keep them apart.
+AES-256-GCM (NIST SP 800-38D) of the package `cryptography`, with a random nonce. Each key seals texts of one attempt.
 
-    sealed = format (1 byte) + nonce (16) + mac (32) + covered text
+    sealed = format (1 byte) + nonce (12) + covered text and tag (16)
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ import hmac
 import secrets
 
 FORMAT = b"\x01"
-NONCE_BYTES, MAC_BYTES = 16, 32
-LEAST_KEY_BYTES = 32
+NONCE_BYTES = 12
+KEY_BYTES = 32
 
 
 class SealError(ValueError):
@@ -31,11 +29,12 @@ def seal(key: bytes, text: bytes) -> bytes:
     """Seals a text.
 
     Raises:
-        ValueError: The key is too short.
+        ValueError: The key has not 256 bits.
     """
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     nonce = secrets.token_bytes(NONCE_BYTES)
-    covered = _cover(key, nonce, text)
-    return FORMAT + nonce + _mac(key, nonce + covered) + covered
+    return FORMAT + nonce + AESGCM(_whole(key)).encrypt(nonce, text, FORMAT)
 
 
 def unseal(key: bytes, sealed: bytes) -> bytes:
@@ -43,25 +42,22 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
 
     Raises:
         SealError: It was not made with this key, or was changed.
+        ValueError: The key has not 256 bits.
     """
-    start = 1 + NONCE_BYTES
-    nonce, mac, covered = sealed[1:start], sealed[start : start + MAC_BYTES], sealed[start + MAC_BYTES :]
-    if sealed[:1] != FORMAT or not hmac.compare_digest(mac, _mac(key, nonce + covered)):
-        raise SealError("what the agent sealed for this run cannot be opened")
-    return _cover(key, nonce, covered)
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    nonce, covered = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
+    cipher = AESGCM(_whole(key))
+    if sealed[:1] == FORMAT and len(nonce) == NONCE_BYTES:
+        try:
+            return cipher.decrypt(nonce, covered, FORMAT)
+        except InvalidTag:
+            pass
+    raise SealError("what the agent sealed for this run cannot be opened")
 
 
-def _cover(key: bytes, nonce: bytes, text: bytes) -> bytes:
-    if len(key) < LEAST_KEY_BYTES:
-        raise ValueError("a key has at least 256 bits")
-    stream = hashlib.shake_256(_part(key, b"cover") + nonce).digest(len(text))
-    return (int.from_bytes(text, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(text), "big")
-
-
-def _mac(key: bytes, data: bytes) -> bytes:
-    return hmac.new(_part(key, b"mac"), FORMAT + data, hashlib.sha256).digest()
-
-
-def _part(key: bytes, name: bytes) -> bytes:
-    """Two keys out of one, so that neither use says anything about the other."""
-    return hmac.new(key, name, hashlib.sha256).digest()
+def _whole(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {8 * KEY_BYTES} bits")
+    return key

@@ -259,10 +259,6 @@ def signing_key() -> SigningKey | None:
 
 
 def _ed25519() -> Any:
-    try:
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise SignatureError(
-            "signatures need the package cryptography", hint="Install it: pip install 'heliograph[signing]'"
-        ) from error
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     return ed25519

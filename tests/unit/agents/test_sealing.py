@@ -19,7 +19,7 @@ def test_what_is_sealed_can_be_opened(size: int) -> None:
     text = bytes(number % 251 for number in range(size))
     sealed = seal(KEY, text)
     assert unseal(KEY, sealed) == text
-    assert len(sealed) == size + 49
+    assert len(sealed) == size + 29
 
 
 def test_nothing_of_the_text_shows() -> None:
@@ -27,7 +27,7 @@ def test_nothing_of_the_text_shows() -> None:
     first, second = seal(KEY, text), seal(KEY, text)
     assert first != second, "not even that it is the same"
     assert b"hunter2" not in first
-    pairs = zip(first[49:], first[49 + 17 :], strict=False)
+    pairs = zip(first[13:], first[13 + 17 :], strict=False)
     assert sum(one == other for one, other in pairs) < 50, "no period shows through"
 
 
@@ -36,8 +36,9 @@ def test_another_key_opens_nothing() -> None:
     for other in (derive_key("the run token", "other"), derive_key("another token", "test"), bytes(32)):
         with pytest.raises(SealError):
             unseal(other, sealed)
-    with pytest.raises(ValueError, match="256 bits"):
-        seal(b"short", b"secret")
+    for work in (seal, unseal):
+        with pytest.raises(ValueError, match="256 bits"):
+            work(b"short", sealed)
 
 
 def test_a_change_of_any_byte_is_noticed() -> None:
