@@ -421,6 +421,8 @@ class StatePump(_Pump):
                 self.verdict = Verdict.DONE
                 return
             renew = not self._wake.wait(self._renew_every_seconds)  # a silence: renew the lease
+            # And look: a flow that lets no other thread of its process run has written what it cannot tell of.
+            self._news = self._news or renew
 
     def _next_chunk(self) -> Chunk:
         """Returns what is to be sent next; the final state alone, and only after the log lines before it."""

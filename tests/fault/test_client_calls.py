@@ -204,7 +204,7 @@ def test_a_token_replaced_by_each_arrival_is_found(world: World, monkeypatch: py
 # --- a start code whose answers are lost ------------------------------------------------------------------------------
 
 
-FAULTS = [(Fault.EATEN, 3), (Fault.DUPLICATED, 1), (Fault.DELAYED, 1)]
+EXCHANGE_FAULTS = [(Fault.EATEN, 3), (Fault.DUPLICATED, 1), (Fault.DELAYED, 1)]
 
 
 def exchanged_over_a_bad_network(world: World, fault: Fault, times: int) -> None:
@@ -229,7 +229,7 @@ def exchanged_over_a_bad_network(world: World, fault: Fault, times: int) -> None
         assert client.whoami().principal == run.name, "the run's token is good"
 
 
-@pytest.mark.parametrize(("fault", "times"), FAULTS, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize(("fault", "times"), EXCHANGE_FAULTS, ids=lambda value: getattr(value, "name", str(value)))
 def test_a_start_code_is_exchanged_once_whatever_the_network_does(world: World, fault: Fault, times: int) -> None:
     exchanged_over_a_bad_network(world, fault, times)
 

@@ -59,8 +59,7 @@ def begun(stack: Stack, **runs: dict[str, Any]) -> Iterator[tuple[Client, dict[s
         }
         wait_until(
             lambda: all(
-                witness(seen(stack, name)) and StateCode(client.get_flow_run(run).state) is StateCode.RUNNING
-                for name, run in ids.items()
+                witness(seen(stack, name)) and client.get_flow_run(run).last_sequence for name, run in ids.items()
             ),
             "all runs are in their first step, and the control plane has heard of it",
         )

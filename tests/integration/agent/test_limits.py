@@ -82,7 +82,8 @@ def test_a_run_that_takes_more_memory_than_it_asked_for_is_killed_alone_and_told
         return  # a MemoryError of its own process
     assert FailureCode(found.failure.reason) is FailureCode.OUT_OF_MEMORY
     assert found.failure.signal == 9
-    assert "give it more, or let it hold less at a time" in world.run_files(greedy)
+    hint = "give it more, or let it hold less at a time"  # written when the control plane knows
+    eventually(lambda: hint in world.run_files(greedy), "the hint is beside the run", 90)
     again = _flow(world, "again", EAT.format(megabytes=8))
     world.wait_for(again, StateCode.SUCCESS, seconds=90)
     assert [path for run in (small, greedy, again) for path in _groups_of(run)] == []

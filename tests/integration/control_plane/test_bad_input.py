@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from tests.support.control_plane import channel
-from tests.support.scene import Scene, bundle, flow_event, graph, request_id, task_event, unique
+from tests.support.scene import Api, Scene, bundle, flow_event, graph, request_id, task_event, unique
 
 from heliograph.api import contract
 from heliograph.api.v1 import (
@@ -309,10 +309,21 @@ def test_a_change_needs_a_deadline_within_limits(scene: Scene) -> None:
         assert create(request, metadata=metadata, timeout=60).name == f"projects/{request.project_id}"
 
 
+def may_call(scene: Scene, method: str) -> Api:
+    """Whoever may call it."""
+    if not method.endswith("/ExchangeStartCode"):
+        return scene.api_as("agent", "admin")
+    run = scene.run(scene.flow(scene.project()).name, labels=[label := unique("label")], override_labels=True)
+    agent = scene.agent(label).name
+    (lease,) = [lease for lease in scene.lease(agent, max_runs=100) if lease.flow_run.name == run.name]
+    held = {"agent": agent, "flow_run": run.name, "epoch": lease.epoch}
+    scene.admin.agents.AcceptFlowRun(agents_pb.AcceptFlowRunRequest(**held))
+    return scene.api(scene.admin.agents.CreateStartCode(agents_pb.CreateStartCodeRequest(**held)).start_code)
+
+
 @pytest.mark.parametrize("method", [f"/{m.containing_service.full_name}/{m.name}" for m in contract.methods()])
 def test_bytes_that_are_no_message_never_reach_a_service(scene: Scene, method: str) -> None:
-    agent = scene.api_as("agent", "admin")
-    call = agent.channel.stream_stream(method)
+    call = may_call(scene, method).channel.stream_stream(method)
     with pytest.raises(grpc.RpcError) as caught:
         list(call(iter([b"\xff\xff\xff"]), timeout=5))
     assert caught.value.code() == INVALID

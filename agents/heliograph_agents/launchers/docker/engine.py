@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ import requests.exceptions
 import urllib3.exceptions
 
 T = TypeVar("T")
+
+REMOVE_SECONDS = 30.0
+"""How long a removal that somebody else began is waited for."""
 
 POOL = 32
 """Connections that are kept: as many as threads use the client at once."""
@@ -134,9 +138,16 @@ class Engine:
             with _unless_gone(404):
                 self._ask(lambda api: api.remove_container(name, v=True, force=force))
         except EngineRefusedError as error:
-            if error.status != 409 or force:
+            if error.status != 409:
                 raise
-            return self.container(name) is None
+            if not force:
+                return self.container(name) is None
+            # Somebody else removes it just now: it is gone when that is done.
+            limit = time.monotonic() + REMOVE_SECONDS
+            while self.container(name) is not None:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.1)
         return True
 
     def put(self, name: str, folder: str, archive: bytes) -> None:
