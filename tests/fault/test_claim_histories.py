@@ -19,7 +19,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tests.contract.store import variants
 from tests.contract.store.helpers import Clock
-from tests.contract.store.histories import MOST, NoAnswerError, NotMadeError, record
+from tests.contract.store.histories import MOST, NoAnswerError, NotMadeError, one_command, record
 from tests.support.control_plane import ControlPlaneProcess, channel, control_plane, control_plane_process
 from tests.support.figures import Figure
 from tests.support.forms import forms
@@ -42,7 +42,8 @@ from heliograph.exceptions import (
     UnauthenticatedError,
     UnavailableError,
 )
-from heliograph_control_plane.store import events
+from heliograph_control_plane.store import events, leases
+from heliograph_control_plane.store.records import RunCommand
 
 WEIGHTS = (4, 14, 16, 22, 10, 8, 6, 4, 0, 0, 10)
 """Of `histories.STORE_WEIGHTS`, without what an operator and the reaper do: time is too short for it."""
@@ -153,7 +154,7 @@ class GrpcTarget:
         held = agents_pb.HeldRun(flow_run=run, epoch=epoch, renew=True)
         wanted = agents_pb.HeartbeatAgentRequest(agent=f"agents/{agent}", runs=[held])
         commands = self._ask(self.api.agents, "HeartbeatAgent", wanted).commands
-        return _word(commands[0].command if commands else 0)
+        return one_command([_word(one.command) for one in commands])
 
     def _send(self, run: str, epoch: int, first: int, events: tuple[str, ...]) -> str:
         token = self._tokens.get((run, epoch))
@@ -181,7 +182,7 @@ class GrpcTarget:
 def _word(command: int) -> str:
     """Returns a command as `lease_spec` has it."""
     name = agents_pb.Command.Name(command).removeprefix("COMMAND_")  # type: ignore[arg-type]
-    return "NONE" if name in ("UNSPECIFIED", "CONNECTED") else name
+    return "NONE" if name == "UNSPECIFIED" else name
 
 
 def prepare(api: Api) -> None:
@@ -271,6 +272,18 @@ def test_histories_over_kills_of_the_control_plane_are_linearizable(
     assert not found, "\n".join(found)
     assert kills
     figure(f"over gRPC: {told}, {len(kills)} kills of the control plane: 0 violations")
+
+
+def test_a_cancellation_that_heartbeats_do_not_tell_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted twin: once a run's supervisor was heard of, its agent hears only that."""
+    ask = leases.LeaseStore.heartbeat
+
+    def heartbeat(store: leases.LeaseStore, *given: Any) -> tuple[RunCommand, ...]:
+        return ask(store, *given)[:1]
+
+    monkeypatch.setattr(leases.LeaseStore, "heartbeat", heartbeat)
+    _, found = calm(tmp_path, 20, 6, 120)
+    assert any("beat" in one for one in found)
 
 
 def test_an_end_that_is_overwritten_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

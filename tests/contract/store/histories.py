@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -272,6 +272,15 @@ def record(
     return history
 
 
+def one_command(names: Sequence[str]) -> str:
+    """Returns what a heartbeat asks for one run, as `lease_spec` has it.
+
+    That its supervisor was heard of is no command of its own: it comes alone, or before the one that is to be done.
+    """
+    rest = names[1:] if names and names[0] == "CONNECTED" else names
+    return ", ".join(rest) or "NONE"
+
+
 class StoreTarget:
     """The store, or several over one database: each client keeps to one.
 
@@ -327,7 +336,7 @@ class StoreTarget:
     @staticmethod
     def _beat(store: SqlStore, run: str, agent: str, epoch: int) -> str:
         commands = store.heartbeat_agent(agent, [HeldRun(run, epoch, True)], False).result(60)
-        return commands[0].command.name if commands else "NONE"
+        return one_command([one.command.name for one in commands])
 
     @staticmethod
     def _send(store: SqlStore, run: str, epoch: int, first: int, events: tuple[str, ...]) -> str:

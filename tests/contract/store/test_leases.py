@@ -202,6 +202,21 @@ def test_a_heartbeat_brings_back_commands(bench: Bench) -> None:
     ]
 
 
+def test_an_agent_hears_that_a_run_is_heard_of_before_it_hears_of_its_cancellation(bench: Bench) -> None:
+    """The other way round it would end from outside what its supervisor is about to end."""
+    heard, unheard = bench.running(), bench.submitted()
+    assert bench.store.authenticate_run(heard.run_id, heard.epoch, TOKEN).result() is not None
+    for run in (heard, unheard):
+        bench.store.cancel_flow_run(run.run_id, "users/ann").result()
+    held = [HeldRun(run.run_id, run.epoch, True) for run in (heard, unheard)]
+    commands = bench.store.heartbeat_agent("a", held, False).result()
+    assert [(one.run_id, one.command) for one in commands] == [
+        (heard.run_id, RunCommandKind.CONNECTED),
+        (heard.run_id, RunCommandKind.CANCEL),
+        (unheard.run_id, RunCommandKind.CANCEL),
+    ]
+
+
 def test_the_proof_of_death_ends_an_unfinished_run(bench: Bench) -> None:
     run = bench.running()
     failure = states_pb2.Failure(reason=states_pb2.FAILURE_REASON_SIGNAL, signal=9).SerializeToString()
