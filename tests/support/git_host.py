@@ -106,6 +106,9 @@ class HostRepository(GitRepository):
     def forget(self, branch: str = "main") -> None:
         """Rewrites the branch and deletes every commit that it had before, as a server does that tidies up."""
         git(self.clone, "checkout", "-q", "--orphan", "rewritten")
+        # Other content: the same files, text and second would make the very same commit.
+        (self.clone / "rewritten").touch()
+        git(self.clone, "add", "rewritten")
         self.commit()
         git(self.clone, "push", "-q", "-f", "origin", f"rewritten:{branch}")
         git(self.clone, "push", "-q", "origin", ":rewritten")

@@ -247,6 +247,8 @@ class HoldingGround(Ground):
 
     holds = True
     has_values = True
+    one_maker: ClassVar[bool] = True
+    """False where the place has no conditional writes: of writers at the same moment the last one stays."""
 
     @abstractmethod
     def objects(self) -> dict[str, bytes]:

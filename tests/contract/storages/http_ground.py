@@ -21,6 +21,7 @@ class HttpGround(HoldingGround):
     """A folder that nginx takes PUT for."""
 
     kind = "http"
+    one_maker = False  # nginx takes no heed of If-None-Match
 
     def open(self) -> None:
         """Binds the login to the server."""
@@ -28,6 +29,8 @@ class HttpGround(HoldingGround):
         patch: pytest.MonkeyPatch = self.request.getfixturevalue("monkeypatch")
         patch.setenv("HELIOGRAPH__SECRETS__DAV_LOGIN", f"{USER}:{PASSWORD}")
         patch.setenv("HELIOGRAPH__SECRETS__WRONG_LOGIN", f"{USER}:wr0ng-pass")
+        # For processes that a test starts.
+        patch.setenv("HELIOGRAPH__STORAGE__TOKENS", f"127.0.0.1:{self.server.port}=DAV_LOGIN")
         self.secrets = (PASSWORD, "wr0ng-pass")
         self.path = f"private/team-{uuid.uuid4().hex[:8]}"
         self.address = self.server.url

@@ -30,13 +30,15 @@ def test_writers_at_the_same_time_agree(holding: HoldingGround) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         refs = list(pool.map(write, range(4)))
-    assert refs[0] == refs[2]
-    assert refs[1] == refs[3]
+    if holding.one_maker:
+        assert refs[0] == refs[2]
+        assert refs[1] == refs[3]
     assert {ref.digest for ref in refs} == {bundle.manifest.digest}
-    for ref in refs[:2]:
+    for ref in refs:
         holding.check(ref)
         assert holding.reader(ref).fetch_launch(ref).env == {"A": "1"}
-    assert len(holding.objects()) == 5, "archive, manifest, two launch settings, one salt"
+    if holding.one_maker:
+        assert len(holding.objects()) == 5, "archive, manifest, two launch settings, one salt"
 
 
 @forms("stride", quick=3, full=1)
@@ -114,8 +116,10 @@ def test_one_of_many_makes_the_salt(holding: HoldingGround) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(make, range(4)))
-    assert made.count(True) == 1, made
-    assert holding.objects()["launch/salt"] == f"salt {made.index(True)}".encode()
+    kept = holding.objects()["launch/salt"]
+    assert kept in [f"salt {number}".encode() for number in range(4) if made[number]]
+    if holding.one_maker:
+        assert made.count(True) == 1, made
 
 
 def test_a_pickle_is_kept_like_source(holding: HoldingGround) -> None:
