@@ -82,7 +82,7 @@ class LaneWriter:
         if existing:
             first, path = existing[-1]
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            self._identity = _identity(self._descriptor)
+            self._identity = identity_of(self._descriptor)
             self._segment_first = first
             self._find_end()
         else:
@@ -125,7 +125,7 @@ class LaneWriter:
         self._interrupted = False
 
     def _assert_mine(self) -> None:
-        if _identity(self._descriptor) != self._identity:
+        if identity_of(self._descriptor) != self._identity:
             raise LaneLostError("the code of the flow closed file descriptors that are not its own")
 
     def _find_end(self) -> None:
@@ -187,7 +187,7 @@ class LaneWriter:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.close()
         self._descriptor, self._size, self._segment_first = descriptor, 0, self.next_sequence
-        self._identity = _identity(descriptor)
+        self._identity = identity_of(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ class LaneReader:
         return True
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def identity_of(descriptor: int) -> tuple[int, int]:
     """Returns which file a descriptor is of; (0, 0) for a closed one."""
     try:
         found = os.fstat(descriptor)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heliograph.reporting.events import FlowItem, LogItem, TaskItem, flow_event, log_entry, task_event
-from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneLostError, LaneWriter
+from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneLostError, LaneWriter, identity_of
 
 GATHER_SECONDS = 0.003
 """How long a busy run's states gather between two pokes, and its log lines between two writes."""
@@ -57,6 +57,7 @@ class OutboxWriter:
         self.idle = False
         self.full = False
         self._poke_descriptor = poke_descriptor
+        self._poke_identity = identity_of(poke_descriptor) if poke_descriptor >= 0 else None
         self._states_cap_bytes = states.cap_bytes
         self._state_lane = LaneWriter(folder, states)
         self._log_lane = LaneWriter(folder, logs)
@@ -248,7 +249,9 @@ class OutboxWriter:
     def _poke(self) -> None:
         if self._poke_descriptor >= 0:
             with contextlib.suppress(OSError):  # full: a poke is waiting already; closed: the supervisor is gone
-                os.write(self._poke_descriptor, b"\0")
+                # A flow that closed it may have a file of its own under its number.
+                if identity_of(self._poke_descriptor) == self._poke_identity:
+                    os.write(self._poke_descriptor, b"\0")
 
 
 def _note_fork(outbox: OutboxWriter | None) -> None:
