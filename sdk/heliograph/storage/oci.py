@@ -105,14 +105,18 @@ class OCI(Storage):
     def put_bundle(self, bundle: Bundle, launch: LaunchSettings | None = None) -> BundleRef:
         """Stores a bundle with its launch settings as one artifact. The same content again stores nothing.
 
+        A registry has no conditional writes: authors whose registrations are the repository's first, at the same time,
+        may each bring another salt. Each of their artifacts is whole, and later ones have the salt that stayed.
+
         Raises:
-            StorageError: If it cannot be stored. What was stored so far is swept away by the registry.
+            StorageError: If it cannot be stored, or the registry keeps a damaged copy of it. What was stored so far is
+                swept away by the registry.
         """
         repository = self._repository(write=True)
         settings = (launch or LaunchSettings()).with_salt(_salt(repository))
         manifest, archive = bundle.manifest, bundle.archive()
         tag = f"bundle-{digest_hex(manifest.digest)[:32]}-{digest_hex(settings.digest)[:32]}"
-        digest = _present(repository, tag, manifest, archive, settings.digest)
+        digest = _present(repository, tag, manifest, archive, settings)
         if not digest:
             layers = [
                 _layer(repository, ARCHIVE_LAYER, archive, "bundle.tar"),
@@ -189,15 +193,17 @@ def _artifact(repository: Repository, artifact_type: str, layers: list[dict[str,
     }
 
 
-def _present(repository: Repository, tag: str, manifest: Manifest, archive: bytes, launch_digest: str) -> str:
+def _present(repository: Repository, tag: str, manifest: Manifest, archive: bytes, launch: LaunchSettings) -> str:
     """Returns the digest of the artifact when the registry has it whole; its remarks may be those of another day."""
     try:
         found, digest = repository.manifest_with_digest(tag)
         layers = _layers_of(found)
-        if layers.get(ARCHIVE_LAYER) != digest_of(archive) or layers.get(LAUNCH_LAYER) != launch_digest:
+        if layers.get(ARCHIVE_LAYER) != digest_of(archive) or layers.get(LAUNCH_LAYER) != launch.digest:
             return ""
+        repository.manifest(digest)  # a damaged one is found by its tag only
         _read_manifest(repository, layers, manifest.digest)
-        whole = all(repository.has_blob(layers[kind]) for kind in (ARCHIVE_LAYER, LAUNCH_LAYER))
+        sizes = {ARCHIVE_LAYER: len(archive), LAUNCH_LAYER: len(launch.to_json())}
+        whole = all(repository.is_whole(layers[kind], size) for kind, size in sizes.items())
     except (ObjectMissingError, BundleChangedError, MalformedManifestError):
         return ""
     return digest if whole else ""
@@ -226,10 +232,23 @@ def _one(layers: Mapping[str, str], media_type: str) -> str:
 def _salt(repository: Repository) -> str:
     """One random text per repository, made once: see `LaunchSettings.salt`."""
     try:
-        found = _layers_of(repository.manifest(SALT_TAG))
-        return repository.blob(_one(found, SALT_TYPE), 1024).decode("ascii", "replace")
+        return stored_salt(repository)
     except ObjectMissingError:
-        layer = _layer(repository, SALT_TYPE, secrets.token_hex(16).encode(), "salt")
-        repository.put_manifest(SALT_TAG, _artifact(repository, SALT_TYPE, [layer]))
-    found = _layers_of(repository.manifest(SALT_TAG))  # another process may have been quicker
+        store_salt(repository, secrets.token_hex(16))
+    return stored_salt(repository)  # another process may have been quicker
+
+
+def stored_salt(repository: Repository) -> str:
+    """Returns the salt that stands in a repository.
+
+    Raises:
+        ObjectMissingError: There is none.
+    """
+    found = _layers_of(repository.manifest(SALT_TAG))
     return repository.blob(_one(found, SALT_TYPE), 1024).decode("ascii", "replace")
+
+
+def store_salt(repository: Repository, text: str) -> None:
+    """Stores a salt in a repository that had none a moment ago. The last one who does stays."""
+    layer = _layer(repository, SALT_TYPE, text.encode(), "salt")
+    repository.put_manifest(SALT_TAG, _artifact(repository, SALT_TYPE, [layer]))

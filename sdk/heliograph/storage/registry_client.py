@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import urllib.parse
 from typing import IO, Any, BinaryIO, cast
 
@@ -25,6 +26,7 @@ PIECE_BYTES = 32 * 1024 * 1024
 """What is larger is uploaded in pieces of this size: proxies before registries limit single requests."""
 
 _UPLOADS = 3
+_MAX_MEMORY_BYTES = 8 * 1024 * 1024
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _PARAMETER = re.compile(r'([a-zA-Z]+)="([^"]*)"')
@@ -131,21 +133,42 @@ class Repository:
             raise self._changed(digest)
         stream.seek(0)
 
-    def has_blob(self, digest: str) -> bool:
-        """True when the blob is there."""
-        return self._send("HEAD", f"blobs/{digest}", expect=(200, 404)).status == 200
+    def is_whole(self, digest: str, size: int) -> bool | None:
+        """True when the blob is there and right, False when its bytes are others, None when it is not there.
+
+        It is read: what a registry says of a blob may be of another day.
+        """
+        if self._send("HEAD", f"blobs/{digest}", expect=(200, 404)).status == 404:
+            return None
+        with tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES) as spool:
+            try:
+                self.blob_into(digest, cast("BinaryIO", spool), size)
+            except ObjectMissingError:
+                return None
+            except HTTPError:
+                raise
+            except StorageError:  # other bytes, or more of them
+                return False
+        return True
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def put_blob(self, data: bytes) -> str:
-        """Uploads a blob unless it is there. Returns its digest.
+        """Uploads a blob unless it is there and right. Returns its digest.
 
         Raises:
-            StorageError: The registry does not take it.
+            StorageError: The registry does not take it, or keeps a damaged copy that it has.
         """
         digest = digest_of(data)
-        if self.has_blob(digest):
+        there = self.is_whole(digest, len(data))
+        if there:
             return digest
+        self._upload_until_taken(data, digest)
+        if there is False and not self.is_whole(digest, len(data)):
+            raise self._stuck(digest)
+        return digest
+
+    def _upload_until_taken(self, data: bytes, digest: str) -> None:
         for attempt in range(1, _UPLOADS + 1):
             try:
                 self._upload(data, digest)
@@ -154,14 +177,14 @@ class Repository:
                 if attempt == _UPLOADS or error.status not in (0, 404, 416, 429, 500, 502, 503, 504):
                     raise
                 continue
-            return digest
+            return
         raise AssertionError("the last attempt returns or raises")
 
     def put_manifest(self, tag: str, manifest: dict[str, Any]) -> str:
         """Stores a manifest under a tag, which keeps it from being swept away. Returns its digest.
 
         Raises:
-            StorageError: The registry does not take it, or stored something else.
+            StorageError: The registry does not take it, stored something else, or keeps a damaged copy that it has.
         """
         data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
         digest = digest_of(data)
@@ -173,6 +196,10 @@ class Repository:
             raise StorageError(
                 f"{self.place} stored {kept[:80]} instead of {digest}", hint="It changes what it is given."
             )
+        try:
+            self.manifest(digest)
+        except (ObjectMissingError, BundleChangedError):
+            raise self._stuck(digest) from None
         return digest
 
     def _upload(self, data: bytes, digest: str) -> None:
@@ -287,7 +314,13 @@ class Repository:
         return error
 
     def _missing(self, what: str) -> ObjectMissingError:
-        return ObjectMissingError(f"{self.place} has no {what}", hint="Register the flow again.")
+        return ObjectMissingError(f"{self.place}: {what} is not there", hint="Register the flow again.")
+
+    def _stuck(self, digest: str) -> StorageError:
+        return StorageError(
+            f"{self.place} keeps a damaged copy of {digest} and takes no other",
+            hint="Have its operator delete that blob from the registry's storage, or register to another registry.",
+        )
 
     def _changed(self, digest: str) -> BundleChangedError:
         return BundleChangedError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.storages.ground import Ground, HoldingGround
+from tests.contract.storages.ground import Ground
 from tests.support.git_http import git_server
 from tests.support.home import home
 from tests.unit.storage.conftest import clean_imports
@@ -37,7 +37,7 @@ def _params(*, holds: bool = False, wire: bool = False) -> list[object]:
     return [
         pytest.param(kind, marks=[pytest.mark.xdist_group(f"storage-{name}"), pytest.mark.timeout(600)], id=name)
         for name, kind in GROUNDS.items()
-        if (issubclass(kind, HoldingGround) or not holds) and (kind.port is not Ground.port or not wire)
+        if (kind.holds or not holds) and (kind.port is not Ground.port or not wire)
     ]
 
 
@@ -49,7 +49,7 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
 
 @pytest.fixture(params=_params(holds=True))
 def holding(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    """One kind that keeps bundles' bytes, by key. (A registry names what it keeps itself, and mends nothing.)"""
+    """One kind that keeps bundles' bytes."""
     yield from _opened(request.param, request, tmp_path)
 
 

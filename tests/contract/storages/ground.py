@@ -97,12 +97,18 @@ class Ground(ABC):
         kind: Name of the kind.
         holds: True when the storage keeps bundles' bytes; False when its content is there before a registration.
         has_values: True when launch settings with values can be registered without more.
+        one_maker: True when of many who write an object at the same time one succeeds; False where the place has no
+            conditional writes: then authors of its first registrations may differ in their salt, and later ones agree.
+        repairs: True when a registration replaces what was damaged; False where the place keeps what it once took, by
+            its digest: then a registration makes a sound reference or says what is damaged.
         secrets: Texts that must be told to nobody.
     """
 
     kind: ClassVar[str]
     holds: ClassVar[bool] = False
     has_values: ClassVar[bool] = False
+    one_maker: ClassVar[bool] = True
+    repairs: ClassVar[bool] = True
 
     def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
@@ -142,6 +148,19 @@ class Ground(ABC):
     @abstractmethod
     def vanish(self) -> None:
         """Takes all content of the place away."""
+
+    def salt(self) -> str:
+        """Returns the salt that stands in the place."""
+        raise NotImplementedError
+
+    def make_salt(self, text: str) -> bool:
+        """Does what an author does who found no salt; True when the author takes that text for the salt."""
+        raise NotImplementedError
+
+    def stored(self, digest: str) -> BundleRef:
+        """Returns the reference to a bundle, as far as it can be known without the author's last word."""
+        storage = self.storage()
+        return BundleRef(self.kind, storage.location, digest, "sha256:" + "0" * 64, host=storage.host)
 
     def refusals(self) -> Iterator[Refusal]:
         """Yields situations in which the place cannot be used."""
@@ -261,6 +280,14 @@ class HoldingGround(Ground):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Removes an object past the storage."""
+
+    def salt(self) -> str:
+        """Returns the object."""
+        return self.objects()["launch/salt"].decode()
+
+    def make_salt(self, text: str) -> bool:
+        """Stores the object unless there is one."""
+        return self.storage()._put("launch/salt", text.encode(), replace=False)
 
     def vanish(self) -> None:
         """Removes all objects."""

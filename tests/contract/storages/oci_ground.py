@@ -15,7 +15,7 @@ from tests.support.registry import Registry, protected_registry
 
 from heliograph.config import set_temporary_config
 from heliograph.exceptions import BundleChangedError
-from heliograph.storage import OCI, BundleRef
+from heliograph.storage import OCI, BundleRef, oci
 
 __all__ = ["protected_registry"]
 
@@ -26,6 +26,8 @@ class OciGround(Ground):
     kind = "oci"
     holds = True
     has_values = True
+    one_maker = False  # the distribution API has no conditional writes
+    repairs = False  # the registry keeps a blob that it has, without looking at its bytes
 
     def open(self) -> None:
         """Leaves a login as `docker login` would."""
@@ -57,6 +59,28 @@ class OciGround(Ground):
     def vanish(self) -> None:
         """Takes the repository away."""
         shutil.rmtree(self._data / "repositories" / self.name)
+
+    def _tagged(self) -> dict[str, str]:
+        """Returns digests by tag."""
+        links = (self._data / "repositories" / self.name / "_manifests" / "tags").glob("*/current/link")
+        return {link.parent.parent.name: link.read_text() for link in links}
+
+    def salt(self) -> str:
+        """Returns the layer of the tagged artifact."""
+        (layer,) = json.loads(self._blob(self._tagged()["heliograph-salt"]).read_bytes())["layers"]
+        return self._blob(layer["digest"]).read_text()
+
+    def make_salt(self, text: str) -> bool:
+        """Pushes the artifact."""
+        repository = self.storage()._repository(write=True)
+        oci.store_salt(repository, text)
+        return oci.stored_salt(repository) == text
+
+    def stored(self, digest: str) -> BundleRef:
+        """Returns the reference that the tag would give; one to nothing when there is no such tag."""
+        start = f"bundle-{digest.removeprefix('sha256:')[:32]}-"
+        found = [value for tag, value in self._tagged().items() if tag.startswith(start)]
+        return moved(super().stored(digest), f"{self.storage().location}@{(found or ['sha256:' + '0' * 64])[0]}")
 
     def _blob(self, digest: str) -> Path:
         value = digest.removeprefix("sha256:")
@@ -106,7 +130,7 @@ class OciGround(Ground):
         nothing = f"oci://{address}/{self.name}@sha256:{'0' * 64}"
         sound = json.loads((self.folder / "docker" / "config.json").read_text())
         yield Refusal(
-            "nothing there", lambda: configured(sound), "has no sha256:0", "Register",
+            "nothing there", lambda: configured(sound), "sha256:0+ is not there", "Register",
             reference=lambda ref: moved(ref, nothing), registers=False,
         )  # fmt: skip
 

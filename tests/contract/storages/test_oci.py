@@ -143,7 +143,7 @@ def test_a_reference_to_something_else_is_refused(registry: Registry, project: P
     with pytest.raises(BundleChangedError, match="is no bundle"):
         OCI.at(no_bundle).fetch(ref, tmp_path / "cache")
     nothing = f"oci://{registry.address}/team/flows-5@sha256:{'0' * 64}"
-    with pytest.raises(StorageError, match="has no sha256"):
+    with pytest.raises(StorageError, match=r"sha256:0+ is not there"):
         OCI.at(nothing).fetch(ref, tmp_path / "cache")
 
 
@@ -277,6 +277,25 @@ def test_a_token_servers_token_is_used_and_the_login_goes_nowhere_else(
     assert token_registry.scopes == {"repository:team/flows:pull"}
     assert token_registry.redirected > 0
     assert token_registry.seen_elsewhere == [], "a credential left for another host"
+
+
+def test_what_was_damaged_is_replaced_where_the_registry_lets_it(
+    token_registry: TokenRegistry, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HELIOGRAPH__SECRETS__LOGIN", f"{token_registry.user}:{token_registry.password}")
+    _, flow = project()
+    storage = OCI(f"{token_registry.address}/team/flows")
+    bundle = storage.make_bundle(flow)
+    with set_temporary_config({"storage.tokens": (f"{token_registry.address}=LOGIN",)}):
+        ref = storage.put_bundle(bundle, SECRET_ENV)
+        archive = f"sha256:{hashlib.sha256(bundle.archive()).hexdigest()}"
+        for digest in (archive, ref.launch_digest):
+            for changed in (b"other", token_registry.blobs[digest] + b"x"):
+                token_registry.blobs[digest] = changed
+                assert storage.put_bundle(bundle, SECRET_ENV) == ref
+                assert f"sha256:{hashlib.sha256(token_registry.blobs[digest]).hexdigest()}" == digest
+        OCI.at(ref.location).fetch(ref, tmp_path / "cache")
+        assert OCI.at(ref.location).fetch_launch(ref).env == {"API_KEY": "k-74"}
 
 
 def test_an_identity_token_is_exchanged(token_registry: TokenRegistry, project: Project, no_logins: Path) -> None:
