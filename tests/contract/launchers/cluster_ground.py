@@ -18,11 +18,11 @@ from tests.support.control_plane import ControlPlaneProcess
 from tests.support.kubernetes.api import Api, Json
 from tests.support.kubernetes.cluster import Cluster
 
+from heliograph.client.cluster import find_access
 from heliograph.run_configs import KubernetesRun, RunConfig
 from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
-from heliograph_agents.launchers.kubernetes.access import find_access
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.launchers.kubernetes.rbac import manifests

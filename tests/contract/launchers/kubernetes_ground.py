@@ -10,12 +10,12 @@ from tests.contract.launchers.ground import Attempt, Ground, Step
 from tests.support.control_plane import ControlPlaneProcess
 from tests.support.kubernetes_fake import Cluster
 
+from heliograph.client.cluster import find_access
 from heliograph.run_configs import KubernetesRun, RunConfig
 from heliograph.storage import Storage
 from heliograph.storage.local import Local
 from heliograph_agents.launcher import Handle, Launcher
 from heliograph_agents.launchers.kubernetes import offer
-from heliograph_agents.launchers.kubernetes.access import find_access
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.run_directory import RunSettings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.support.kubernetes_fake import Cluster, Json
 
+from heliograph.client.cluster import find_access
 from heliograph.run_configs import KubernetesRun
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Liveness, RunSpec
-from heliograph_agents.launchers.kubernetes.access import find_access
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.run_directory import RunSettings

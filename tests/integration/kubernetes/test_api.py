@@ -11,10 +11,10 @@ from tests.integration.kubernetes.conftest import CREDENTIALS, Scene, spec_of
 from tests.support.figures import Figure
 from tests.support.kubernetes_fake import Cluster, fake_cluster
 
+from heliograph.client.cluster import find_access
 from heliograph.run_configs import KubernetesRun
 from heliograph_agents.launcher import ExitKind, Liveness
 from heliograph_agents.launchers.kubernetes import watch
-from heliograph_agents.launchers.kubernetes.access import find_access
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.rbac import OPTIONAL_RULES, RULES
 

@@ -18,10 +18,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
@@ -39,6 +38,7 @@ from heliograph_agents.launchers.docker.options import DockerOptions
 from heliograph_agents.launchers.docker.plan import LABEL, PLACE, DockerPlan, make_plan, name_of
 from heliograph_agents.launchers.docker.verdict import gone, never_started, verdict
 from heliograph_agents.launchers.records import Records
+from heliograph_agents.launchers.under_way import UnderWay
 from heliograph_agents.run_directory import (
     ExitRecord,
     LaunchRecord,
@@ -48,8 +48,6 @@ from heliograph_agents.run_directory import (
 from heliograph_agents.run_directory import name_of as folder_name_of
 
 _log = logging.getLogger("heliograph.agent")
-
-T = TypeVar("T")
 
 THREADS = 16
 """Questions to the engine at once."""
@@ -96,11 +94,7 @@ class DockerLauncher:
         self._identity = {"agent": settings.agent, "control-plane": settings.address}
         self._engine = Engine(options.base_url, options.timeout_seconds)
         self._records = Records(folder)
-        self._threads = ThreadPoolExecutor(THREADS, "heliograph-docker")
-        self._launch_threads = ThreadPoolExecutor(LAUNCHES, "heliograph-docker-launch")
-        self._launching: dict[str, asyncio.Future[Handle]] = {}
-        self._looking: dict[str, asyncio.Lock] = {}
-        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._under_way = UnderWay(self.kind, self._records, THREADS, LAUNCHES)
         self._watch: Watch | None = None
 
     # --- launching ---------------------------------------------------------------------------------------------------
@@ -118,7 +112,7 @@ class DockerLauncher:
         """
         self._records.open()
         try:
-            version = await self._do(self._engine.version)
+            version = await self._under_way.do(self._engine.version)
         except OSError as error:
             raise UnavailableError(
                 f"Docker at {self._engine.address} does not answer: {error}",
@@ -138,18 +132,8 @@ class DockerLauncher:
     async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
         """Makes and starts the container; once, whoever asks."""
         assert isinstance(plan, DockerPlan)
-        under_way = self._launching.get(plan.name)
-        if under_way is None:
-            loop = asyncio.get_running_loop()
-            under_way = loop.run_in_executor(self._launch_threads, self._launch, plan, credentials)
-            self._launching[plan.name] = under_way
-            under_way.add_done_callback(lambda done: self._launched(plan.name, done))
-        return await asyncio.shield(under_way)
-
-    def _launched(self, name: str, done: asyncio.Future[Handle]) -> None:
-        self._launching.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked may have left
+        work = self._under_way
+        return await work.launch(plan.name, lambda: work.do_launch(self._launch, plan, credentials))
 
     def _launch(self, plan: DockerPlan, credentials: Credentials) -> Handle:
         handle = Handle(plan.spec.flow_run, plan.spec.epoch, plan.name, plan.start_timeout_seconds)
@@ -232,16 +216,7 @@ class DockerLauncher:
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, then at the container."""
-        known = self._records.folder(handle).exit()
-        if known is not None:
-            return exit_of(known)
-        if handle.infrastructure in self._launching:
-            return Liveness.STARTING
-        async with self._looking.setdefault(handle.infrastructure, asyncio.Lock()):
-            found = await self._do(self._look, handle)
-        if isinstance(found, InfraExit):
-            self._looking.pop(handle.infrastructure, None)
-        return found
+        return await self._under_way.inspect(handle, self._look)
 
     def _look(self, handle: Handle) -> Liveness | InfraExit:
         folder = self._records.folder(handle)
@@ -300,7 +275,7 @@ class DockerLauncher:
 
     async def list(self) -> list[Handle]:
         """Returns the attempts of this agent: those that the engine has, and those that it lost."""
-        return [*(await self._do(self._left)).values()]
+        return [*(await self._under_way.do(self._left)).values()]
 
     @property
     def _own_labels(self) -> dict[str, str]:
@@ -317,13 +292,10 @@ class DockerLauncher:
         """Kills what is abandoned; asks the others to end, and kills them after the grace period."""
         if abandon:
             self._records.mark(handle, "abandoned")
-            await self._do(self._engine.signal, handle.infrastructure, signal.SIGKILL)
+            await self._under_way.do(self._engine.signal, handle.infrastructure, signal.SIGKILL)
             return
-        if handle.infrastructure not in self._stopping:
-            self._records.mark(handle, "stopped")
-            task = asyncio.get_running_loop().create_task(self._stop(handle, told=told))
-            self._stopping[handle.infrastructure] = task
-            task.add_done_callback(lambda _: self._stopping.pop(handle.infrastructure, None))
+        self._records.mark(handle, "stopped")
+        self._under_way.stop(handle.infrastructure, lambda: self._stop(handle, told=told))
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
         """The supervisor has the grace period and half of it to end the flow; then it is ended, then killed.
@@ -339,7 +311,7 @@ class DockerLauncher:
                 try:
                     if isinstance(await self.inspect(handle), InfraExit):
                         return
-                    await self._do(self._engine.signal, handle.infrastructure, number)
+                    await self._under_way.do(self._engine.signal, handle.infrastructure, number)
                     break
                 except OSError as error:
                     _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
@@ -347,8 +319,8 @@ class DockerLauncher:
 
     async def forget(self, handle: Handle) -> None:
         """Marks the end as reported. Container and volume go with the next cleanup, or after a while."""
-        self._looking.pop(handle.infrastructure, None)
-        await self._do(self._forget, handle)
+        self._under_way.forget(handle.infrastructure)
+        await self._under_way.do(self._forget, handle)
 
     def _forget(self, handle: Handle) -> None:
         if self._records.forget(handle):
@@ -356,21 +328,16 @@ class DockerLauncher:
 
     async def cleanup(self) -> None:
         """Removes containers, volumes and folders whose time has come."""
-        busy = set(self._launching)
-        await self._do(cleaning.clean, self._engine, self._records, self._options, self._own_labels, busy)
+        busy = self._under_way.launching
+        await self._under_way.do(cleaning.clean, self._engine, self._records, self._options, self._own_labels, busy)
 
     async def close(self) -> None:
         """Lets go of the engine; containers go on."""
-        for task in [*self._stopping.values()]:
-            task.cancel()
+        self._under_way.leave()
         if self._watch is not None:
             await asyncio.to_thread(self._watch.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._launch_threads.shutdown(wait=False, cancel_futures=True)
+        self._under_way.close()
         self._engine.close()
-
-    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
 
 def _handle_of(labels: dict[str, str]) -> Handle | None:

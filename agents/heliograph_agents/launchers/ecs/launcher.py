@@ -18,10 +18,9 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
@@ -39,12 +38,11 @@ from heliograph_agents.launchers.ecs.plan import PLACE, EcsPlan, definition_from
 from heliograph_agents.launchers.ecs.reasons import container_of, gone, never_started, verdict
 from heliograph_agents.launchers.ecs.tasks import Tasks, Watch, handle_of
 from heliograph_agents.launchers.records import Records
+from heliograph_agents.launchers.under_way import UnderWay
 from heliograph_agents.run_directory import ExitRecord, LaunchRecord, RunSettings, launch_record_text
 from heliograph_agents.start_code import VARIABLE, Codes, Start
 
 _log = logging.getLogger("heliograph.agent")
-
-T = TypeVar("T")
 
 THREADS = 8
 LAUNCHES = 8
@@ -110,11 +108,7 @@ class EcsLauncher:
         self._definitions, self._network = Definitions(self._aws), Network(self._aws, options)
         self._tasks = Tasks(self._aws, options.cluster, self._started_by)
         self._records = Records(folder)
-        self._threads = ThreadPoolExecutor(THREADS, "heliograph-ecs")
-        self._launch_threads = ThreadPoolExecutor(LAUNCHES, "heliograph-ecs-launch")
-        self._launching: dict[str, asyncio.Task[Handle]] = {}
-        self._looking: dict[str, asyncio.Lock] = {}
-        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._under_way = UnderWay(self.kind, self._records, THREADS, LAUNCHES)
         self._arns: dict[str, tuple[str, Handle]] = {}
         self._first_look = True
         self._watch: Watch | None = None
@@ -138,7 +132,7 @@ class EcsLauncher:
             if not folder.has("forgotten") and folder.exit() is None and (arn := _arn_in(folder.path)):
                 self._arns[handle.infrastructure] = (arn, handle)
         try:
-            await self._do(self._tasks.list, "RUNNING")
+            await self._under_way.do(self._tasks.list, "RUNNING")
         except OSError as error:
             raise UnavailableError(
                 f"the tasks of cluster {self._options.cluster or 'default'} cannot be listed: {error}",
@@ -164,26 +158,16 @@ class EcsLauncher:
     async def launch(self, plan: Plan, credentials: Credentials) -> Handle:
         """Has ECS start the task; once, whoever asks."""
         assert isinstance(plan, EcsPlan)
-        under_way = self._launching.get(plan.name)
-        if under_way is None:
-            under_way = asyncio.get_running_loop().create_task(self._launch(plan, credentials))
-            self._launching[plan.name] = under_way
-            under_way.add_done_callback(lambda done: self._launched(plan.name, done))
-        return await asyncio.shield(under_way)
-
-    def _launched(self, name: str, done: asyncio.Task[Handle]) -> None:
-        self._launching.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked may have left
+        return await self._under_way.launch(plan.name, lambda: self._launch(plan, credentials))
 
     async def _launch(self, plan: EcsPlan, credentials: Credentials) -> Handle:
         handle = Handle(plan.spec.flow_run, plan.spec.epoch, plan.name, plan.start_timeout_seconds)
         folder = self._records.folder(handle)
         if folder.exit() is not None or folder.has("started") or self._records.is_forgotten(handle):
             return handle
-        prepared = await self._do_launch(self._prepare, plan)
+        prepared = await self._under_way.do_launch(self._prepare, plan)
         start = await self._start(plan, credentials)
-        await self._do_launch(self._run, plan, handle, prepared, start)
+        await self._under_way.do_launch(self._run, plan, handle, prepared, start)
         return handle
 
     def _prepare(self, plan: EcsPlan) -> dict[str, Any]:
@@ -269,16 +253,7 @@ class EcsLauncher:
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, then at what ECS says."""
-        known = self._records.folder(handle).exit()
-        if known is not None:
-            return exit_of(known)
-        if handle.infrastructure in self._launching:
-            return Liveness.STARTING
-        async with self._looking.setdefault(handle.infrastructure, asyncio.Lock()):
-            found = await self._do(self._look, handle)
-        if isinstance(found, InfraExit):
-            self._looking.pop(handle.infrastructure, None)
-        return found
+        return await self._under_way.inspect(handle, self._look)
 
     def _look(self, handle: Handle) -> Liveness | InfraExit:
         folder = self._records.folder(handle)
@@ -371,7 +346,7 @@ class EcsLauncher:
 
     async def list(self) -> list[Handle]:
         """Returns the attempts of this agent: those that ECS has, and those that it lost."""
-        return await self._do(self._left)
+        return await self._under_way.do(self._left)
 
     async def outbox(self, handle: Handle) -> Path | None:  # noqa: ARG002 (as all launchers)
         """A task's disk is gone with it."""
@@ -389,11 +364,9 @@ class EcsLauncher:
             return
         self._records.mark(handle, "abandoned" if abandon else "stopped")
         if abandon:
-            await self._do(self._stop_now, handle, "heliograph: given up")
-        elif handle.infrastructure not in self._stopping:
-            task = asyncio.get_running_loop().create_task(self._stop(handle, told=told))
-            self._stopping[handle.infrastructure] = task
-            task.add_done_callback(lambda _: self._stopping.pop(handle.infrastructure, None))
+            await self._under_way.do(self._stop_now, handle, "heliograph: given up")
+        else:
+            self._under_way.stop(handle.infrastructure, lambda: self._stop(handle, told=told))
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
         """A supervisor that was told has the grace period and half of it to end the flow by itself."""
@@ -402,7 +375,7 @@ class EcsLauncher:
             try:
                 if isinstance(await self.inspect(handle), InfraExit):
                     return
-                await self._do(self._stop_now, handle, "heliograph: cancelled")
+                await self._under_way.do(self._stop_now, handle, "heliograph: cancelled")
             except OSError as error:
                 _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
                 await asyncio.sleep(2.0)
@@ -418,13 +391,13 @@ class EcsLauncher:
 
     async def forget(self, handle: Handle) -> None:
         """Marks the end as reported."""
-        self._looking.pop(handle.infrastructure, None)
+        self._under_way.forget(handle.infrastructure)
         self._arns.pop(handle.infrastructure, None)
-        await self._do(self._records.forget, handle)
+        await self._under_way.do(self._records.forget, handle)
 
     async def cleanup(self) -> None:
         """Removes folders whose time has come. Tasks and their definitions are ECS's to keep."""
-        await self._do(self._clean)
+        await self._under_way.do(self._clean)
 
     def _clean(self) -> None:
         horizon = time.time() - FORGOTTEN_SECONDS
@@ -435,19 +408,11 @@ class EcsLauncher:
 
     async def close(self) -> None:
         """Lets go of AWS; tasks go on."""
-        for task in [*self._stopping.values()]:
-            task.cancel()
+        self._under_way.leave()
         if self._watch is not None:
             await asyncio.to_thread(self._watch.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._launch_threads.shutdown(wait=False, cancel_futures=True)
+        self._under_way.close()
         self._aws.close()
-
-    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-
-    async def _do_launch(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._launch_threads, work, *arguments)
 
 
 def started_by(agent: str, address: str) -> str:

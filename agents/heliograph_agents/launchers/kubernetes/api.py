@@ -20,7 +20,7 @@ import urllib3
 import urllib3.exceptions
 
 from heliograph import __version__
-from heliograph_agents.launchers.kubernetes.access import Access, open_pool
+from heliograph.client.cluster import Access, open_pool
 
 TRIES = 4
 """How often a request is sent whose trouble may pass."""

@@ -115,7 +115,7 @@ SHARES_HOST = False
 
 def make(ground: Ground) -> Launcher:
     """Makes the launcher."""
-    from heliograph_agents.launchers.kubernetes.access import find_access
+    from heliograph.client.cluster import find_access
 
     options = read_options(ground.options, show_logs=ground.settings.show_output)
     access = find_access(options.kubeconfig, options.context)

@@ -18,18 +18,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from heliograph.client.cluster import Access
 from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
 from heliograph_agents.launchers.kubernetes import cleaning, names, offer, phases
-from heliograph_agents.launchers.kubernetes.access import Access
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.manifest import Owner
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
@@ -40,11 +39,10 @@ from heliograph_agents.launchers.kubernetes.refusals import refused
 from heliograph_agents.launchers.kubernetes.view import View, owner_of
 from heliograph_agents.launchers.kubernetes.watch import Watch
 from heliograph_agents.launchers.records import Records
+from heliograph_agents.launchers.under_way import UnderWay
 from heliograph_agents.run_directory import ExitRecord, LaunchRecord, RunSettings
 
 _log = logging.getLogger("heliograph.agent")
-
-T = TypeVar("T")
 
 THREADS = 16
 """Questions to the API at once."""
@@ -95,11 +93,7 @@ class KubernetesLauncher:
         self._view = View()
         self._records = Records(folder)
         self._patients = Patients(options)
-        self._threads = ThreadPoolExecutor(THREADS, "heliograph-kubernetes")
-        self._launch_threads = ThreadPoolExecutor(LAUNCHES, "heliograph-kubernetes-launch")
-        self._launching: dict[str, asyncio.Future[Handle]] = {}
-        self._stopping: dict[str, asyncio.Task[None]] = {}
-        self._looking: dict[str, asyncio.Lock] = {}
+        self._under_way = UnderWay(self.kind, self._records, THREADS, LAUNCHES)
         self._offering: set[str] = set()
         self._removed: dict[str, ExitRecord] = {}
         self._events_at: dict[str, tuple[float, Trouble | None]] = {}
@@ -122,8 +116,8 @@ class KubernetesLauncher:
         """
         self._records.open()
         try:
-            version = await self._do(self._api.version)
-            await self._do(self._list)
+            version = await self._under_way.do(self._api.version)
+            await self._under_way.do(self._list)
         except ApiRefusedError as error:
             raise UnavailableError(
                 f"Kubernetes at {self._api.address} does not let this agent look at its Jobs: {error}",
@@ -152,18 +146,8 @@ class KubernetesLauncher:
         """Makes the Job and its Secret; once, whoever asks."""
         assert isinstance(plan, KubernetesPlan)
         name = plan.handle.infrastructure
-        under_way = self._launching.get(name)
-        if under_way is None:
-            loop = asyncio.get_running_loop()
-            under_way = loop.run_in_executor(self._launch_threads, self._launch, plan, credentials)
-            self._launching[name] = under_way
-            under_way.add_done_callback(lambda done: self._launched(name, done))
-        return await asyncio.shield(under_way)
-
-    def _launched(self, name: str, done: asyncio.Future[Handle]) -> None:
-        self._launching.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked may have left
+        work = self._under_way
+        return await work.launch(name, lambda: work.do_launch(self._launch, plan, credentials))
 
     def _launch(self, plan: KubernetesPlan, credentials: Credentials) -> Handle:
         handle = plan.handle
@@ -269,17 +253,7 @@ class KubernetesLauncher:
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, at the view, and where that says that it has ended, at the cluster."""
-        known = self._records.folder(handle).exit()
-        if known is not None:
-            return exit_of(known)
-        name = handle.infrastructure
-        if name in self._launching:
-            return Liveness.STARTING
-        async with self._looking.setdefault(name, asyncio.Lock()):
-            found = await self._do(self._look, handle)
-        if isinstance(found, InfraExit):
-            self._looking.pop(name, None)
-        return found
+        return await self._under_way.inspect(handle, self._look)
 
     def _look(self, handle: Handle) -> Liveness | InfraExit:
         if (known := self._records.folder(handle).exit()) is not None:
@@ -420,7 +394,7 @@ class KubernetesLauncher:
 
     async def list(self) -> list[Handle]:
         """Returns the attempts of this agent: those that the cluster has, and those that it lost."""
-        return await self._do(self._left)
+        return await self._under_way.do(self._left)
 
     async def outbox(self, handle: Handle) -> Path | None:  # noqa: ARG002 (a pod takes its files with it)
         """Returns None: what a pod did not ship goes with it."""
@@ -464,13 +438,10 @@ class KubernetesLauncher:
         """Kills what is abandoned; has the others end, whom the cluster kills after the grace period."""
         if abandon:
             self._records.mark(handle, "abandoned")
-            await self._do(self._abandon, handle)
+            await self._under_way.do(self._abandon, handle)
             return
-        if handle.infrastructure not in self._stopping:
-            self._records.mark(handle, "stopped")
-            task = asyncio.get_running_loop().create_task(self._stop(handle, told=told))
-            self._stopping[handle.infrastructure] = task
-            task.add_done_callback(lambda _: self._stopping.pop(handle.infrastructure, None))
+        self._records.mark(handle, "stopped")
+        self._under_way.stop(handle.infrastructure, lambda: self._stop(handle, told=told))
 
     def _abandon(self, handle: Handle) -> None:
         name = handle.infrastructure
@@ -490,7 +461,7 @@ class KubernetesLauncher:
                 if isinstance(await self.inspect(handle), InfraExit):
                     return
                 namespace, name = names.namespace_and_name(handle)
-                await self._do(self._api.delete, "jobs", namespace, name, {"propagationPolicy": "Foreground"})
+                await self._under_way.do(self._api.delete, "jobs", namespace, name, {"propagationPolicy": "Foreground"})
             except OSError as error:
                 _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
                 await asyncio.sleep(2.0)
@@ -499,8 +470,8 @@ class KubernetesLauncher:
 
     async def forget(self, handle: Handle) -> None:
         """Marks the end as reported, and takes the run token away. The Job goes with a later cleanup."""
-        self._looking.pop(handle.infrastructure, None)
-        await self._do(self._forget, handle)
+        self._under_way.forget(handle.infrastructure)
+        await self._under_way.do(self._forget, handle)
 
     def _forget(self, handle: Handle) -> None:
         if self._records.forget(handle):
@@ -508,22 +479,17 @@ class KubernetesLauncher:
 
     async def cleanup(self) -> None:
         """Removes Jobs and folders whose time has come."""
-        await self._do(cleaning.clean, self._api, self._view, self._records, self._options)
+        await self._under_way.do(cleaning.clean, self._api, self._view, self._records, self._options)
 
     async def close(self) -> None:
         """Lets go of the cluster; Jobs go on."""
         self._closed.set()
         self._view.wake()
-        for task in [*self._stopping.values()]:
-            task.cancel()
+        self._under_way.leave()
         for watch in self._watches:
             await asyncio.to_thread(watch.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._launch_threads.shutdown(wait=False, cancel_futures=True)
+        self._under_way.close()
         self._api.close()
-
-    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
 
 def _repeat(api: Api, namespace: str, pod: str) -> None:
