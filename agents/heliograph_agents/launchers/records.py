@@ -13,11 +13,14 @@ Without this folder (an agent in a container of its own, say) attempts are found
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from heliograph.utilities.files import write_atomically
-from heliograph_agents.launcher import Handle
-from heliograph_agents.run_directory import RunDirectory, remove_torn, run_directories
+from heliograph_agents.exits import exit_of
+from heliograph_agents.launcher import Handle, InfraExit
+from heliograph_agents.run_directory import ExitRecord, RunDirectory, remove_torn, run_directories
 from heliograph_agents.run_directory import name_of as folder_name_of
 
 
@@ -63,6 +66,16 @@ class Records:
     def mark(self, handle: Handle, name: str) -> None:
         """Leaves a mark in the attempt's folder."""
         self.make(handle).touch(name)
+
+    def settle(self, handle: Handle, record: ExitRecord) -> InfraExit:
+        """Writes an attempt's end down, so that it stays the same when its infrastructure is gone.
+
+        One of which nobody can say when it was is now, as far as it is known.
+        """
+        if not record.time_micros:
+            record = replace(record, time_micros=time.time_ns() // 1000)
+        self.make(handle).write_exit(record)
+        return exit_of(record)
 
     def is_started(self, handle: Handle) -> bool:
         """True when it may have been started. Of one that this folder does not know, it was."""

@@ -225,7 +225,7 @@ class DockerLauncher:
         found = self._engine.container(handle.infrastructure)
         if found is None:
             if self._records.is_started(handle):
-                return self._settle(handle, gone())
+                return self._records.settle(handle, gone())
             self._undo(handle)
             return exit_of(never_started())
         state = found["State"]
@@ -236,7 +236,7 @@ class DockerLauncher:
             return Liveness.STARTING
         if state["Status"] in RUNNING:
             return Liveness.STARTING
-        return self._settle(handle, self._ended(handle, state))
+        return self._records.settle(handle, self._ended(handle, state))
 
     def _ended(self, handle: Handle, state: dict[str, Any]) -> ExitRecord:
         """Copies what the ended container leaves, and returns its end."""
@@ -259,11 +259,6 @@ class DockerLauncher:
         return verdict(
             state, killed_by_us=folder.has("abandoned"), stopped_by_us=folder.has("stopped"), printed=printed
         )
-
-    def _settle(self, handle: Handle, record: ExitRecord) -> InfraExit:
-        """Writes the end down, so that it stays the same when the container is gone."""
-        self._records.make(handle).write_exit(record)
-        return exit_of(record)
 
     def _left(self) -> dict[str, Handle]:
         found = {handle.infrastructure: handle for handle in self._records.left()}

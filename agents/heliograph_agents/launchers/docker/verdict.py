@@ -55,11 +55,9 @@ def never_started() -> ExitRecord:
 
 
 def _died(reason: FailureCode, hint: str) -> ExitRecord:
-    import time
-
     # Without `died` where nothing ever lived: such a run may begin anew.
     died = reason is not FailureCode.LAUNCH_FAILED
-    return ExitRecord(reason=int(reason), hint=hint, unshipped=True, died=died, time_micros=time.time_ns() // 1000)
+    return ExitRecord(reason=int(reason), hint=hint, unshipped=True, died=died)
 
 
 def _why(code: int, printed: str, *, oom: bool) -> tuple[FailureCode, str]:

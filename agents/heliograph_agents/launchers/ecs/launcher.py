@@ -313,11 +313,11 @@ class EcsLauncher:
 
     def _settle(self, handle: Handle, record: ExitRecord) -> InfraExit:
         """Writes the end down, so that it stays the same when ECS has forgotten the task."""
-        self._records.make(handle).write_exit(record)
+        found = self._records.settle(handle, record)
         if (known := self._arns.pop(handle.infrastructure, None)) is not None:
             self._tasks.forget(known[0])
             self._tell(handle)  # whoever looked first was not the agent, perhaps
-        return exit_of(record)
+        return found
 
     def _find(self, *, stopped: bool = True) -> None:
         """Takes in what ECS lists and this agent does not know, and stops what nobody waits for."""

@@ -365,17 +365,16 @@ class KubernetesLauncher:
 
     def _settle(self, handle: Handle, record: ExitRecord, *, lingers: bool) -> InfraExit:
         """Writes the end down, so that it stays the same when Job and pod are gone."""
-        folder = self._records.make(handle)
-        folder.write_exit(record)
         if lingers:
-            folder.touch("lingers")
+            self._records.mark(handle, "lingers")
+        found = self._records.settle(handle, record)
         name = handle.infrastructure
         self._view.forget(name)
         self._patients.better(name)
         for memory in (self._removed, self._events_at):
             memory.pop(name, None)
         self._followed.discard(name)
-        return exit_of(record)
+        return found
 
     def _list(self) -> None:
         for namespace in self._namespaces:

@@ -150,9 +150,8 @@ def _fill(job: dict[str, Any], settings: LaunchSettings, options: Mapping[str, A
     for key, name in (("nodeSelector", "node_selector"), ("affinity", "affinity"),
                       ("priorityClassName", "priority_class"), ("runtimeClassName", "runtime_class")):  # fmt: skip
         choose(pod, key, options.get(name), None)
-    for key, name in (("tolerations", "tolerations"),):
-        if options.get(name):
-            pod[key] = [*(pod.get(key) or []), *copy.deepcopy(options[name])]
+    if options.get("tolerations"):
+        pod["tolerations"] = [*(pod.get("tolerations") or []), *copy.deepcopy(options["tolerations"])]
     if options.get("env_from"):
         flow["envFrom"] = [*(flow.get("envFrom") or []), *copy.deepcopy(options["env_from"])]
     _fill_resources(flow, settings, options, agent)

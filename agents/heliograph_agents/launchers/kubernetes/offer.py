@@ -12,9 +12,9 @@ import base64
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from heliograph_agents.launchers.address import certificates
 from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.api import Api, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.phases import is_live
@@ -24,8 +24,6 @@ from heliograph_agents.run_directory import LaunchRecord, launch_record_text
 LOOK_SECONDS = 2.0
 """How often pods are listed while one is waited for: the watch tells sooner."""
 
-_TLS_FILES = ("tls_ca", "tls_cert", "tls_key")
-
 
 def contents(record: LaunchRecord, token: str, holder: str) -> dict[str, bytes]:
     """Returns the files of an offer.
@@ -33,11 +31,7 @@ def contents(record: LaunchRecord, token: str, holder: str) -> dict[str, bytes]:
     Raises:
         OSError: A certificate cannot be read.
     """
-    inside, files = dict(record.settings.tls), {}
-    for name in _TLS_FILES:
-        if path := inside.get(name):
-            files[f"{name}.pem"] = Path(str(path)).expanduser().read_bytes()
-            inside[name] = f"{names.OFFER}/{name}.pem"
+    inside, files = certificates(record.settings.tls, names.OFFER)
     record = replace(record, settings=replace(record.settings, tls=inside))
     return {
         "launch.json": launch_record_text(record).encode(),

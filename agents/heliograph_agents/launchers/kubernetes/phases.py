@@ -7,7 +7,6 @@ some trouble passes by itself.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -329,10 +328,7 @@ def removed(trouble: Trouble | None, *, abandoned: bool) -> ExitRecord:
 
 def _died(failure: FailureCode, hint: str, *, died: bool = True, lease_lost: bool = False) -> ExitRecord:
     # Without `died` where nothing ever lived: such a run may begin anew.
-    return ExitRecord(
-        reason=int(failure), hint=hint, unshipped=True, died=died, lease_lost=lease_lost,
-        time_micros=time.time_ns() // 1000,
-    )  # fmt: skip
+    return ExitRecord(reason=int(failure), hint=hint, unshipped=True, died=died, lease_lost=lease_lost)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
