@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from heliograph.ledger.reader import LedgerError, LedgerReader
 from heliograph.ledger.sink import LedgerSink
-from heliograph.ledger.stores import LedgerStore, LocalLedgerStore, S3LedgerStore, open_store
+from heliograph.ledger.stores import LedgerStore, LocalLedgerStore, open_store
 from heliograph.ledger.writer import LedgerWriter
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "LedgerStore",
     "LedgerWriter",
     "LocalLedgerStore",
-    "S3LedgerStore",
     "open_store",
 ]

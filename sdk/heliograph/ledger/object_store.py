@@ -70,8 +70,17 @@ class ObjectLedgerStore:
 
 
 def object_store(kind: str, description: Mapping[str, str]) -> ObjectLedgerStore:
-    """Returns the store of kind `gcs` or `azure` that launch settings describe."""
+    """Returns the store of kind `s3`, `gcs` or `azure` that launch settings describe."""
     prefix = description.get("prefix", "")
+    if kind == "s3":
+
+        def amazon() -> Objects:
+            from heliograph.utilities.s3 import S3Objects
+
+            options = {name: description[name] for name in ("endpoint_url", "region_name") if description.get(name)}
+            return S3Objects(description.get("bucket", ""), options)
+
+        return ObjectLedgerStore(amazon, prefix)
     if kind == "gcs":
 
         def bucket() -> Objects:

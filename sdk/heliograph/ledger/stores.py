@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from heliograph.exceptions import ResultStoreError
 from heliograph.ledger.segments import checked_run_id, in_order, segment_name, segment_order
 from heliograph.utilities.files import write_atomically
-from heliograph.utilities.s3 import s3_client, s3_errors
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-__all__ = ["LedgerStore", "LocalLedgerStore", "S3LedgerStore", "open_store", "segment_name", "segment_order"]
+__all__ = ["LedgerStore", "LocalLedgerStore", "open_store", "segment_name", "segment_order"]
 
 
 class LedgerStore(Protocol):
@@ -48,10 +44,7 @@ def open_store(description: Mapping[str, str]) -> LedgerStore:
         from heliograph.engine.results import default_results_dir
 
         return LocalLedgerStore(description.get("dir") or default_results_dir())
-    if kind == "s3" and description.get("bucket"):
-        options = {name: description[name] for name in ("endpoint_url", "region_name") if description.get(name)}
-        return S3LedgerStore(description["bucket"], description.get("prefix", ""), options)
-    if kind in ("gcs", "azure"):
+    if kind in ("s3", "gcs", "azure") and (description.get("bucket") or description.get("container")):
         from heliograph.ledger.object_store import object_store
 
         return object_store(kind, description)
@@ -100,48 +93,3 @@ class LocalLedgerStore:
 
     def __repr__(self) -> str:
         return f"LocalLedgerStore({str(self.dir)!r})"
-
-
-class S3LedgerStore:
-    """Segments below `<prefix>/ledger` in a bucket."""
-
-    def __init__(self, bucket: str, prefix: str = "", client_options: Mapping[str, Any] | None = None) -> None:
-        self.bucket = bucket
-        self.prefix = prefix.strip("/")
-        self._options = dict(client_options or {})
-        self._client: S3Client | None = None
-
-    @property
-    def client(self) -> S3Client:
-        """The client, made at first use."""
-        if self._client is None:
-            self._client = s3_client(self._options)
-        return self._client
-
-    def put(self, flow_run_id: str, name: str, data: bytes) -> None:
-        """Puts a segment."""
-        key = self._key(flow_run_id) + name
-        with s3_errors(ResultStoreError, f"the ledger cannot be written to s3://{self.bucket}/{key}"):
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
-
-    def names(self, flow_run_id: str) -> list[str]:
-        """Lists the keys of the run."""
-        prefix = self._key(flow_run_id)
-        with s3_errors(ResultStoreError, f"the ledger cannot be read from s3://{self.bucket}/{prefix}"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return in_order(item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ()))
-
-    def read(self, flow_run_id: str, name: str) -> bytes:
-        """Gets a segment."""
-        key = self._key(flow_run_id) + name
-        with s3_errors(ResultStoreError, f"the ledger cannot be read from s3://{self.bucket}/{key}"):
-            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-
-    def _key(self, flow_run_id: str) -> str:
-        return f"{self.prefix}/ledger/{checked_run_id(flow_run_id)}/".removeprefix("/")
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}/ledger" if self.prefix else f"s3://{self.bucket}/ledger"
-
-    def __repr__(self) -> str:
-        return f"S3LedgerStore({self.bucket!r}, {self.prefix!r})"

@@ -14,7 +14,7 @@ from heliograph.config import set_temporary_config
 from heliograph.engine.results import S3Result, describe, open_stored
 from heliograph.engine.serializers import JSONSerializer
 from heliograph.engine.sink import StoredResult
-from heliograph.exceptions import BundleChangedError, ConfigurationError, ResultStoreError, StorageError
+from heliograph.exceptions import BundleChangedError, ResultStoreError, StorageError
 from heliograph.ledger import LedgerReader, LedgerWriter, open_store
 from heliograph.storage import S3, LaunchSettings, from_reference, launch_settings
 from heliograph.storage.bundle import build_bundle
@@ -89,7 +89,7 @@ def test_a_server_that_is_away_is_an_error_of_the_store(tmp_path: Path) -> None:
             S3Result("bucket", boto3_kwargs=quick).read("x")
         with pytest.raises(StorageError, match="Could not connect"):
             S3("bucket", client_options=quick).put_bundle(build_bundle(_any_flow(), pickle=True))
-        with pytest.raises(ConfigurationError, match="no S3 client"):
+        with pytest.raises(ResultStoreError, match="no S3 client"):
             S3Result("bucket", boto3_kwargs={"nonsense": 1}).read("x")
 
 

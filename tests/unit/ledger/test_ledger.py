@@ -18,8 +18,9 @@ from heliograph.engine.codes import FailureCode
 from heliograph.engine.results import LocalResult, describe
 from heliograph.engine.sink import StoredResult
 from heliograph.exceptions import InvalidArgumentError, NotFoundError, ResultStoreError
-from heliograph.ledger import LedgerReader, LedgerSink, LedgerWriter, LocalLedgerStore, S3LedgerStore, open_store
+from heliograph.ledger import LedgerReader, LedgerSink, LedgerWriter, LocalLedgerStore, open_store
 from heliograph.ledger import writer as writer_module
+from heliograph.ledger.object_store import ObjectLedgerStore
 from heliograph.ledger.records import encode, parse_lines
 
 RUN = "01990000-0000-7000-8000-000000000001"
@@ -221,7 +222,7 @@ def test_stores_are_opened_from_their_description(home: Path, tmp_path: Path) ->
     assert isinstance(local, LocalLedgerStore)
     assert local.dir == home / "results"
     s3 = open_store({"kind": "s3", "bucket": "b", "prefix": "p/"})
-    assert isinstance(s3, S3LedgerStore)
+    assert isinstance(s3, ObjectLedgerStore)
     assert s3._key(RUN) == f"p/ledger/{RUN}/"
     for description in ({"kind": "git"}, {"kind": "s3"}):
         with pytest.raises(ResultStoreError):

@@ -227,10 +227,10 @@ def test_a_description_never_makes_other_code_run(tmp_path: Path) -> None:
 
 def test_an_s3_client_is_not_pickled() -> None:
     result = S3Result("bucket", boto3_kwargs={"endpoint_url": "http://127.0.0.1:9"})
-    assert result.client is result.client
+    assert result.objects is result.objects
     copy = pickle.loads(pickle.dumps(result))
     assert copy == result
-    assert copy._client is None
+    assert copy._opened is None
 
 
 def test_results_with_different_options_of_a_serializer_differ() -> None:

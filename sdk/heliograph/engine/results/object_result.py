@@ -1,4 +1,4 @@
-"""Results in clouds' object stores: Google Cloud Storage and Azure Blob Storage."""
+"""Results in clouds' object stores: what they have in common, Google Cloud Storage and Azure Blob Storage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from heliograph.engine.serializers import Serializer
 from heliograph.exceptions import ConfigurationError, InvalidArgumentError, ResultStoreError
 from heliograph.utilities.objects import ObjectGoneError, Objects
 
-__all__ = ["AzureResult", "GCSResult"]
+__all__ = ["AzureResult", "GCSResult", "ObjectResult"]
 
 
-class _ObjectResult(Result):
+class ObjectResult(Result):
     """A result in an object."""
 
     stores: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class _ObjectResult(Result):
             return objects.head(key) is not None
 
 
-class GCSResult(_ObjectResult):
+class GCSResult(ObjectResult):
     """A result in an object of Google Cloud Storage. Credentials are those that Google's libraries find.
 
     Args:
@@ -100,7 +100,7 @@ class GCSResult(_ObjectResult):
         return {"bucket": self.bucket}
 
 
-class AzureResult(_ObjectResult):
+class AzureResult(ObjectResult):
     """A result in a blob of Azure Blob Storage.
 
     Args:
