@@ -20,8 +20,8 @@ from heliograph_control_plane.principals import Credential, Principal, RunIdenti
 from heliograph_control_plane.store.interface import Store
 
 _MAX_REMEMBERED = 10_000
-_REMEMBER_MICROS = 60 * 1_000_000
 # The store notes when a token was last used, to the minute: so often it must be asked anyway.
+_REMEMBER_MICROS = 60 * 1_000_000
 
 Verify = Callable[[Credential], Awaitable[Principal | None]]
 

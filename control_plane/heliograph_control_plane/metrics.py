@@ -14,7 +14,7 @@ class Metrics:
         calls: Finished calls by (method, status code name).
         seconds: Sum of their durations in seconds, by method.
         active: Calls in progress, by method.
-        events: Run events that were committed.
+        events: Run events that came in, those that the store knew or refused among them.
         wakeups: Long polls that were woken by a signal.
     """
 

@@ -68,15 +68,18 @@ class Scheduler:
         while page := await self._store.list_active_schedules(after, _PAGE):
             after = page[-1].schedule_id
             occurrences: list[Occurrence] = []
+            expanded: dict[int, _Known] = {}
             for schedule in page:
                 seen.add(schedule.schedule_id)
-                occurrences += await self._expand(schedule, now)
+                occurrences += await self._expand(schedule, now, expanded)
             if occurrences and (made := await self._store.insert_occurrences(occurrences)):
                 _log.info("scheduled", runs=len(made))
+            # Not before: what the store did not take is made the next time, and not only when it is late.
+            self._known |= expanded
         self._known = {key: known for key, known in self._known.items() if key in seen}
         return PAUSE_SECONDS
 
-    async def _expand(self, schedule: Schedule, now: int) -> list[Occurrence]:
+    async def _expand(self, schedule: Schedule, now: int, expanded: dict[int, _Known]) -> list[Occurrence]:
         known = self._known.get(schedule.schedule_id)
         same = known and (known.version, known.active_since_micros) == (schedule.version, schedule.active_since_micros)
         if known and same and now < known.again_micros:
@@ -90,7 +93,7 @@ class Scheduler:
             await self._failed(schedule, error)
             return []
         self._failures.pop(schedule.schedule_id, None)
-        self._known[schedule.schedule_id] = _Known(schedule.version, schedule.active_since_micros, again)
+        expanded[schedule.schedule_id] = _Known(schedule.version, schedule.active_since_micros, again)
         return occurrences
 
     async def _failed(self, schedule: Schedule, error: Exception) -> None:

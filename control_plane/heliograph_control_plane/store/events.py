@@ -142,7 +142,6 @@ class EventStore:
         if verdict.adopt:
             adopt(head, batch.epoch, tx.now, _set_by(batch))
             head.agent = batch.agent or head.agent
-            head.agent = batch.agent or head.agent
             work.changed = True
         if isinstance(verdict, domain.Gap):
             return SequenceGapError(

@@ -22,9 +22,11 @@ from heliograph.api.v1 import (
 from heliograph.api.v1 import (
     states_pb2,
 )
+from heliograph.exceptions import UnavailableError
 from heliograph_control_plane.loops import scheduler as scheduling
 from heliograph_control_plane.loops.scheduler import Scheduler, expand
 from heliograph_control_plane.store import open_store
+from heliograph_control_plane.store.pending import Pending
 from heliograph_control_plane.store.records import NewFlowVersion, Schedule
 from heliograph_control_plane.store.sql_store import SqlStore
 
@@ -146,6 +148,25 @@ async def test_what_was_expanded_is_left_alone_until_it_is_needed(
     await loop.once()
     monkeypatch.setattr(scheduling, "expand", lambda *_: pytest.fail("was expanded again"))
     await loop.once()
+
+
+async def test_runs_that_the_store_did_not_take_are_made_the_next_time(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(store, "f", pb.ScheduleSpec(clocks=[cron("0 * * * *")]).SerializeToString())
+    loop = Scheduler(store)
+
+    def refuse(_: object) -> Pending[tuple[str, ...]]:
+        answer: Pending[tuple[str, ...]] = Pending()
+        answer.fail(UnavailableError("the control plane is too busy"))
+        return answer
+
+    with monkeypatch.context() as away:
+        away.setattr(store, "insert_occurrences", refuse)
+        with pytest.raises(UnavailableError):
+            await loop.once()
+    await loop.once()
+    assert await runs(store, "f") == scheduling.AHEAD
 
 
 # --- the API --------------------------------------------------------------------------------------------------------
