@@ -1,8 +1,11 @@
-"""What every test shares: hypothesis on a machine whose processors are busy, Ctrl-C that is heard, figures."""
+"""What every test shares: hypothesis on a busy machine, Ctrl-C that is heard, time limits that end, figures."""
 
 from __future__ import annotations
 
+import faulthandler
 import signal
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +21,25 @@ settings.load_profile("shared")
 # would press it in vain.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_AGAIN_SECONDS = 15
+_LEAVE_SECONDS = 120
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
+    """Has a time limit strike until the test ends: what waits in a `finally` after the first strike is struck too."""
+    done = yield
+    if settings.method == "signal":
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, _AGAIN_SECONDS)
+    return done
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Leaves although a test left a thread behind that never ends; says where the thread is."""
+    faulthandler.dump_traceback_later(_LEAVE_SECONDS, exit=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
