@@ -12,7 +12,8 @@
         exit.json          how it ended; absent when the supervisor died
         forgotten          there once the end is reported
 
-Files are written under a temporary name and renamed, so a reader never sees half of one.
+Files are written under a temporary name and renamed, so a reader never sees half of one. They are not synced, which would
+cost each launch its time: a host that loses its power may leave them empty.
 """
 
 from __future__ import annotations
@@ -186,18 +187,24 @@ class RunDirectory:
         _replace(self.path / "supervisor.json", json.dumps(asdict(record)))
 
     def processes(self) -> ProcessRecord | None:
-        """Reads `supervisor.json`; None while there is none."""
-        data = _read(self.path / "supervisor.json")
-        return ProcessRecord(**_known(ProcessRecord, data)) if data else None
+        """Reads `supervisor.json`; None while there is none. One that a loss of power left torn is of another boot."""
+        try:
+            data = _read(self.path / "supervisor.json")
+            return ProcessRecord(**_known(ProcessRecord, data)) if data else None
+        except (ValueError, TypeError):
+            return ProcessRecord("", 0, 0)
 
     def write_exit(self, record: ExitRecord) -> None:
         """Writes `exit.json`."""
         _replace(self.path / "exit.json", exit_record_text(record))
 
     def exit(self) -> ExitRecord | None:
-        """Reads `exit.json`; None while there is none."""
-        data = _read(self.path / "exit.json")
-        return ExitRecord(**_known(ExitRecord, data)) if data else None
+        """Reads `exit.json`; None while there is none, or where a loss of power left it torn."""
+        try:
+            data = _read(self.path / "exit.json")
+            return ExitRecord(**_known(ExitRecord, data)) if data else None
+        except ValueError:
+            return None
 
     def touch(self, name: str) -> None:
         """Makes an empty marker file."""

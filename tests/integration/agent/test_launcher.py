@@ -221,6 +221,22 @@ async def test_a_run_of_another_boot_is_dead(ground: Ground) -> None:
     assert found.reason is FailureCode.HOST_RESTARTED
 
 
+@pytest.mark.parametrize("torn", ["exit.json", "supervisor.json"])
+async def test_a_run_whose_files_a_loss_of_power_left_empty_is_dead(ground: Ground, torn: str) -> None:
+    handle = await ground.launch()
+    await ground.until(ground.mark.exists)
+    directory = ground.directory(handle)
+    record = directory.processes()
+    assert record is not None
+    kill(record.supervisor_pid)
+    await ground.until(lambda: not alive(record.flow_pid))
+    directory.write_processes(replace(record, boot_id="another"))
+    (directory.path / torn).write_bytes(b"")
+    found = await ground.exit_of(handle)
+    assert (found.kind, found.reason) == (ExitKind.DIED, FailureCode.HOST_RESTARTED)
+    assert found.time_micros, "somebody says when"
+
+
 async def test_a_reused_pid_is_not_the_supervisor(ground: Ground) -> None:
     handle = await ground.launch()
     await ground.until(ground.mark.exists)
