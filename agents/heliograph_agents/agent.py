@@ -32,7 +32,7 @@ from heliograph_agents.ended import Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, Launcher, Liveness
-from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.link import AgentRefusedError, Link, Pause, worth_another_try
 from heliograph_agents.offers import Offers
 from heliograph_agents.performer import Performer, Stub, spec_of, with_own_launch
 from heliograph_agents.tracker import (
@@ -182,7 +182,10 @@ class Agent:
         live = len(self._trackers)
         if live:
             _log.info(
-                "draining: waits up to %.0f s for %d runs; again to leave at once", self._options.drain_seconds, live
+                "draining: waits up to %.0f s for %d run%s; again to leave at once",
+                self._options.drain_seconds,
+                live,
+                "s" if live > 1 else "",
             )
         self._start(self._drain())
 
@@ -414,7 +417,7 @@ class Agent:
             try:
                 await self._link.call(Stub, "RegisterAgent", request)
             except HeliographError as error:
-                if not error.retryable and self._link_is_final(error):
+                if not worth_another_try(error):
                     raise
                 await asyncio.sleep(pause.seconds())
             else:
@@ -425,13 +428,6 @@ class Agent:
             "agent %s is registered at %s: type %s, labels %s, capacity %d",
             options.name, self._link.address, self._launcher.kind, labels, options.capacity,
         )  # fmt: skip
-
-    @staticmethod
-    def _link_is_final(error: HeliographError) -> bool:
-        """True for refusals that trying again cannot change. A refused token is tried some times before."""
-        from heliograph.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        return not isinstance(error, (UnauthenticatedError, PermissionDeniedError))
 
     async def _heartbeat(self) -> None:
         await self._registered.wait()

@@ -31,8 +31,8 @@ REBUILD_AFTER = 5
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 4.0
 
-
-_REFUSALS = (UnauthenticatedError, PermissionDeniedError)
+_OF_THE_TOKEN = (UnauthenticatedError, PermissionDeniedError)
+"""Errors that a token is refused with."""
 
 
 class AgentRefusedError(HeliographError):
@@ -40,6 +40,14 @@ class AgentRefusedError(HeliographError):
 
     reason = "UNAUTHENTICATED"
     exit_code = 4
+
+
+def worth_another_try(error: HeliographError) -> bool:
+    """True for what may pass: also a refused token, after some of which the link raises `AgentRefusedError`.
+
+    Whatever is taken for done is forgotten. What the next agent, with a good token, could still do is not done.
+    """
+    return error.retryable or isinstance(error, _OF_THE_TOKEN)
 
 
 class Link:
@@ -98,7 +106,7 @@ class Link:
             answer = await call
         except grpc.RpcError as error:
             known = to_error(error, address=self.address)
-            if not (known.retryable or isinstance(known, _REFUSALS) or is_from_control_plane(error)):
+            if not (known.retryable or isinstance(known, _OF_THE_TOKEN) or is_from_control_plane(error)):
                 # A balancer while the control plane is away, say. It knows nothing of runs: what it says is no answer.
                 known = UnavailableError(str(known), hint=known.hint)
             raise await self._failed(known) from None
@@ -116,7 +124,7 @@ class Link:
         return answer
 
     async def _failed(self, error: HeliographError) -> HeliographError:
-        if isinstance(error, _REFUSALS):
+        if isinstance(error, _OF_THE_TOKEN):
             self._refusals += 1
             if self._refusals >= REFUSALS:
                 return AgentRefusedError(

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,14 +28,7 @@ from heliograph.api.v1 import (
 )
 from heliograph.api.v1.states_pb2 import Failure
 from heliograph.engine.codes import FailureCode
-from heliograph.exceptions import (
-    HeliographError,
-    LaunchSettingsError,
-    LeaseLostError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from heliograph.exceptions import HeliographError, LaunchSettingsError, LeaseLostError, NotFoundError
 from heliograph.reporting.batches import (
     MAX_ENTRY_BYTES,
     MAX_EVENT_BYTES,
@@ -48,7 +42,7 @@ from heliograph_agents import door
 from heliograph_agents.ended import End, Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
-from heliograph_agents.link import AgentRefusedError, Link, Pause
+from heliograph_agents.link import AgentRefusedError, Link, Pause, worth_another_try
 from heliograph_agents.run_directory import RunDirectory
 from heliograph_agents.shipping import LOG_METHOD, UNARY_METHOD
 from heliograph_agents.tracker import (
@@ -84,6 +78,7 @@ LONGEST_BACK_OFF_SECONDS = 3600.0
 """As the control plane has it."""
 
 Stub = agent_service_pb2_grpc.AgentServiceStub
+T = TypeVar("T")
 
 
 class Performer:
@@ -99,6 +94,7 @@ class Performer:
 
     def __init__(self, agent: str, link: Link, launcher: Launcher, gate: Gate, ended: Ended) -> None:
         self._agent, self._link, self._launcher, self._gate, self._ended = agent, link, launcher, gate, ended
+        self._under_way: set[Effect] = set()
 
     async def perform(self, tracker: Tracker, effect: Effect) -> Event | None:
         """Carries out one effect. Returns the event that it ends in, if it ends in one."""
@@ -107,8 +103,8 @@ class Performer:
                 return await self._accept(spec)
             case Launch(spec, credentials):
                 return await self._launch(spec, credentials)
-            case Stop(handle, abandon, told):
-                await self._stop(handle, abandon=abandon, told=told)
+            case Stop() | AcceptAgain():
+                await self._once(effect)
             case Ship(handle):
                 await self._ship(handle)
                 return Shipped()
@@ -118,8 +114,6 @@ class Performer:
             case Release(failure, back_off, seconds):
                 await self._release(tracker, failure, back_off, seconds)
                 return Released()
-            case AcceptAgain(handle):
-                await self._accept_again(handle)
             case Forget(handle):
                 try:
                     await self._launcher.forget(handle)
@@ -139,7 +133,7 @@ class Performer:
             except AgentRefusedError:
                 raise
             except HeliographError as error:
-                if not _worth_another_try(error) or time.monotonic() > limit:
+                if not worth_another_try(error) or time.monotonic() > limit:
                     # It may have been accepted all the same: then only giving it back puts it into the queue again.
                     _log.warning("%s was not accepted: %s", spec.flow_run, error)
                     return Unlaunched(back_off=True)
@@ -160,16 +154,32 @@ class Performer:
         except LaunchError as error:
             _log.error("%s was not launched: %s", spec.flow_run, error)
             return LaunchFailed(error.failure, error.retry_seconds)
+        except Exception:  # noqa: BLE001 (the boundary to launchers, SDKs and disk): one run must not end the agent of all
+            _log.exception("%s was not launched", spec.flow_run)
+            return LaunchFailed(None)  # what is left of it is found by the next look, and its lease is over then
         return Launched(handle)
 
-    async def _stop(self, handle: Handle, *, abandon: bool, told: bool) -> None:
+    async def _once(self, effect: Stop | AcceptAgain) -> None:
+        """Carries out what every heartbeat asks for again, unless that is under way."""
+        if effect in self._under_way:
+            return
+        self._under_way.add(effect)
+        try:
+            if isinstance(effect, Stop):
+                await self._stop(effect)
+            else:
+                await self._accept_again(effect.handle)
+        finally:
+            self._under_way.discard(effect)
+
+    async def _stop(self, asked: Stop) -> None:
         """Asks until the infrastructure takes it: nothing else would end a run whose host does not answer now."""
         pause = Pause()
         while True:
             try:
-                await self._launcher.stop(handle, abandon=abandon, told=told)
+                await self._launcher.stop(asked.handle, abandon=asked.abandon, told=asked.told)
             except (OSError, LaunchError) as error:
-                _log.warning("%s cannot be stopped, trying again: %s", handle.flow_run, error)
+                _log.warning("%s cannot be stopped, trying again: %s", asked.handle.flow_run, error)
                 await asyncio.sleep(pause.seconds())
             else:
                 return
@@ -177,18 +187,10 @@ class Performer:
     async def _accept_again(self, handle: Handle) -> None:
         """Has a restored control plane mint another run token, and puts it where the supervisor looks for it."""
         request = pb.AcceptFlowRunRequest(agent=self._agent, flow_run=handle.flow_run, epoch=handle.epoch)
-        pause = Pause()
-        while True:
-            try:
-                answer = await self._link.call(Stub, "AcceptFlowRun", request)
-                break
-            except AgentRefusedError:
-                raise
-            except HeliographError as error:
-                if not _worth_another_try(error):
-                    _log.warning("%s was not accepted again: %s", handle.flow_run, error)
-                    return
-                await asyncio.sleep(pause.seconds())
+        answer = await self._answer_to(lambda: self._link.call(Stub, "AcceptFlowRun", request))
+        if isinstance(answer, HeliographError):
+            _log.warning("%s was not accepted again: %s", handle.flow_run, answer)
+            return
         if not door.check_token(answer.run_token):
             _log.error("%s was accepted again with a run token that is none", handle.flow_run)
             return
@@ -208,18 +210,9 @@ class Performer:
             incarnation=incarnation, agent=self._agent,
         )  # fmt: skip
         batch = event_batch(rest.SerializeToString(), [end.event])
-        pause = Pause()
-        while True:
-            try:
-                await self._link.call_raw(UNARY_METHOD, batch, run_reporting_service_pb2.RunEventAck.FromString)
-            except AgentRefusedError:
-                raise
-            except HeliographError as error:
-                if not _worth_another_try(error):
-                    return  # it is known there under a newer epoch, or not at all
-                await asyncio.sleep(pause.seconds())
-            else:
-                return
+        ack = run_reporting_service_pb2.RunEventAck.FromString
+        # A refusal is an answer as well: it is known there under a newer epoch, or not at all.
+        await self._answer_to(lambda: self._link.call_raw(UNARY_METHOD, batch, ack))
 
     async def _report(self, tracker: Tracker, found: InfraExit) -> None:
         request = pb.ReportFlowRunExitRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
@@ -245,21 +238,26 @@ class Performer:
 
     async def _insist(self, method: str, request: Any) -> None:
         """Calls until there is an answer. A run that is another's or unknown needs no report any more."""
+        answer = await self._answer_to(lambda: self._link.call(Stub, method, request))
+        if isinstance(answer, HeliographError) and not isinstance(answer, (LeaseLostError, NotFoundError)):
+            _log.error("%s for %s was refused: %s", method, request.flow_run, answer)
+
+    async def _answer_to(self, call: Callable[[], Awaitable[T]]) -> T | HeliographError:
+        """Calls until there is an answer, and returns it; or the refusal that another try would not change.
+
+        Raises:
+            AgentRefusedError: It is not this call that is refused, but the agent.
+        """
         pause = Pause()
         while True:
             try:
-                await self._link.call(Stub, method, request)
-            except (LeaseLostError, NotFoundError):
-                return
+                return await call()
             except AgentRefusedError:
                 raise
             except HeliographError as error:
-                if not _worth_another_try(error):
-                    _log.error("%s for %s was refused: %s", method, request.flow_run, error)
-                    return
-                await asyncio.sleep(pause.seconds())
-            else:
-                return
+                if not worth_another_try(error):
+                    return error
+            await asyncio.sleep(pause.seconds())
 
     # --- what a dead supervisor left ------------------------------------------------------------------------------
 
@@ -267,22 +265,17 @@ class Performer:
         folder = await self._launcher.outbox(handle)
         if folder is None:
             return
-        pause = Pause()
-        while True:
-            try:
-                await self._ship_states(handle, folder)
-                await self._ship_logs(handle, folder)
-            except (LeaseLostError, NotFoundError):
-                return
-            except AgentRefusedError:
-                raise
-            except HeliographError as error:
-                if not _worth_another_try(error):
-                    _log.error("what %s left was refused: %s", handle.flow_run, error)
-                    return
-                await asyncio.sleep(pause.seconds())
-            else:
-                return
+        try:
+            refusal = await self._answer_to(lambda: self._ship_lanes(handle, folder))
+        except OSError as error:  # nobody else can read it either: how the run ended is told all the same
+            _log.error("what %s left cannot be read: %s", handle.flow_run, error)
+            return
+        if refusal is not None and not isinstance(refusal, (LeaseLostError, NotFoundError)):
+            _log.error("what %s left was refused: %s", handle.flow_run, refusal)
+
+    async def _ship_lanes(self, handle: Handle, folder: Path) -> None:
+        await self._ship_states(handle, folder)
+        await self._ship_logs(handle, folder)
 
     async def _ship_states(self, handle: Handle, folder: Path) -> None:
         reader = LaneReader(folder, STATES)
@@ -330,14 +323,6 @@ class Performer:
                 )
         finally:
             reader.close()
-
-
-def _worth_another_try(error: HeliographError) -> bool:
-    """True for what may pass: also a refused token, after some of which the link raises `AgentRefusedError`.
-
-    Whatever is taken for done is forgotten. What the next agent, with a good token, could still do is not done.
-    """
-    return error.retryable or isinstance(error, (UnauthenticatedError, PermissionDeniedError))
 
 
 def spec_of(lease: pb.FlowRunLease) -> RunSpec:

@@ -12,8 +12,8 @@
         exit.json          how it ended; absent when the supervisor died
         forgotten          there once the end is reported
 
-Files are written under a temporary name and renamed, so a reader never sees half of one. They are not synced, which would
-cost each launch its time: a host that loses its power may leave them empty.
+Files are written under a temporary name and renamed, so a reader never sees half of one. They are not synced, which
+would cost each launch its time: a host that loses its power may leave them empty.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import base64
 import json
 import logging
 import os
-import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
+from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import HeliographError, LeaseLostError, NotFoundError
 from heliograph_agents.launcher import LaunchError
 from heliograph_agents.link import AgentRefusedError, Pause
@@ -45,7 +45,6 @@ MAX_SEALED_BYTES = 524_288
 LONGEST_LIFETIME_SECONDS = 86_400.0
 
 EXCHANGE_SECONDS = 15.0
-LONGEST_PAUSE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,10 @@ class StartCodes:
         key = derive_key(run_token, "sealed launch record")
         sealed = seal(key, _packed(launch, files))
         if len(sealed) > MAX_SEALED_BYTES:
-            raise LaunchError(f"what the run is to know has {len(sealed):,} bytes, and may have {MAX_SEALED_BYTES:,}")
+            raise LaunchError(
+                f"what the run is to know has {len(sealed):,} bytes, and may have {MAX_SEALED_BYTES:,}",
+                FailureCode.LAUNCH_SETTINGS,
+            )
         lifetime = Duration()
         lifetime.FromMilliseconds(int(1000 * min(seconds, LONGEST_LIFETIME_SECONDS)))
         request = pb.CreateStartCodeRequest(
@@ -194,7 +196,7 @@ def collect(start: Start, *, tell: Callable[[str], None]) -> Collected:
 
     # Its own, and told to nobody else: with it alone an answer that was lost is given again.
     request = ExchangeStartCodeRequest(request_id=uuid.uuid4().hex)
-    limit, pause, said = time.monotonic() + start.seconds, 0.1, False
+    limit, pause, said = time.monotonic() + start.seconds, Pause(), False
     while True:
         try:
             answer = _exchange(start, request)
@@ -207,8 +209,7 @@ def collect(start: Start, *, tell: Callable[[str], None]) -> Collected:
             if not said:
                 tell(f"the control plane {start.address} cannot be reached, trying again: {error}")
             said = True
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
-        pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+        time.sleep(pause.seconds())
     found = json.loads(unseal(bytes.fromhex(start.key), answer.sealed_launch))
     files = {name: text.encode() for name, text in found["files"].items()}
     return Collected(str(answer.run_token), str(found["launch"]), files)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from heliograph.engine.codes import FailureCode
 from heliograph_agents.launcher import LaunchError
 from heliograph_agents.sealing import SealError, derive_key, seal, unseal
 from heliograph_agents.start_code import MAX_SEALED_BYTES, Start, StartCodes
@@ -66,8 +67,9 @@ def test_a_start_is_one_word_and_shows_no_secret_to_whoever_prints_it() -> None:
 
 async def test_a_record_that_is_too_large_is_refused_before_it_is_sent() -> None:
     codes = StartCodes("agents/a", None)  # type: ignore[arg-type]
-    with pytest.raises(LaunchError, match="may have"):
+    with pytest.raises(LaunchError, match="may have") as refused:
         await codes.ask("projects/p/flowRuns/r", 1, "token", "x" * MAX_SEALED_BYTES, {}, 60)
+    assert refused.value.failure is FailureCode.LAUNCH_SETTINGS, "it will be as large the next time"
 
 
 APART = """

@@ -74,7 +74,7 @@ def cut_the_lifeline(main: Any) -> None:
 
 def give_up_when_refused(performer: Any) -> None:
     """The agent takes a refused token for an answer about the run."""
-    performer._worth_another_try = lambda error: error.retryable
+    performer.worth_another_try = lambda error: error.retryable
 
 
 def _refused_often(link: Any) -> None:
