@@ -32,6 +32,32 @@ async def test_what_cannot_start_is_removed_and_says_why(scene: Scene, reason: s
     await scene.until(lambda: not scene.names("jobs") + scene.names("secrets"), "nothing is left")
 
 
+async def test_what_the_cluster_does_not_remove_at_once_is_removed_by_the_next_look(scene: Scene) -> None:
+    agent = await scene.agent()
+    handle = await scene.launch(agent)
+    pod = await scene.pod(handle)
+    scene.cluster.server.plant("DELETE", "/jobs/", 403)
+    scene.cluster.container(pod, {"waiting": {"reason": "InvalidImageName"}})
+    await scene.until(
+        lambda: "InvalidImageName" in str(agent._view.seen(handle.infrastructure)), "the agent has seen it"
+    )
+    with pytest.raises(OSError, match="planted"):
+        await agent.inspect(handle)
+    assert (await scene.exit_of(agent, handle)).reason is FailureCode.IMAGE_UNAVAILABLE
+    await scene.until(lambda: not scene.names("jobs"), "nothing is left")
+
+
+async def test_an_attempt_whose_secret_is_refused_ends_though_its_job_cannot_be_removed_now(scene: Scene) -> None:
+    agent = await scene.agent()
+    scene.cluster.server.plant("POST", "/secrets", 403)
+    scene.cluster.server.plant("DELETE", "/jobs/", 403)
+    handle = await scene.launch(agent)
+    found = await scene.exit_of(agent, handle)
+    assert (found.kind, found.reason) == (ExitKind.NEVER_STARTED, FailureCode.LAUNCH_FAILED)
+    assert "planted" in found.hint
+    await scene.until(lambda: not scene.names("jobs") + scene.names("pods"), "nothing is left")
+
+
 async def test_an_image_has_its_grace_and_may_still_come(scene: Scene) -> None:
     agent = await scene.agent(image_grace_seconds=3600.0)
     handle = await scene.launch(agent)

@@ -28,16 +28,16 @@ def clean(api: Api, view: View, records: Records, options: KubernetesOptions) ->
     Raises:
         OSError: The API is away; what is left is removed the next time.
     """
-    there = {names.infrastructure(job["metadata"]["namespace"], job["metadata"]["name"]) for job in view.jobs()}
+    jobs = {names.infrastructure(job["metadata"]["namespace"], job["metadata"]["name"]): job for job in view.jobs()}
     for handle, folder in records.all():
         if not folder.has("forgotten"):
             continue
-        if handle.infrastructure in there:
-            if not _is_due(folder, options):
-                continue
+        job = jobs.get(handle.infrastructure)
+        if job is None:
+            folder.remove()  # not before: without it the Job would be taken for one that nobody knows
+        elif not job["metadata"].get("deletionTimestamp") and _is_due(folder, options):
             namespace, name = names.namespace_and_name(handle)
             api.delete("jobs", namespace, name, {"propagationPolicy": "Background"})
-        folder.remove()
 
 
 def _is_due(folder: RunDirectory, options: KubernetesOptions) -> bool:

@@ -230,9 +230,9 @@ class KubernetesLauncher:
                         over = not self._is_wanted(name, job)
                 except ApiRefusedError as error:
                     over = True
-                    self._give_up(
-                        handle, Trouble(FailureCode.LAUNCH_FAILED, f"its Secret: {error}", phases.Patience.NONE)
-                    )
+                    trouble = Trouble(FailureCode.LAUNCH_FAILED, f"its Secret: {error}", phases.Patience.NONE)
+                    with contextlib.suppress(OSError):  # what cannot be removed now is by the next look
+                        self._give_up(handle, trouble)
                 except OSError as error:
                     _log.warning("the Secret of %s cannot be made, trying again: %s", name, error)
                     self._closed.wait(2.0)
@@ -278,7 +278,7 @@ class KubernetesLauncher:
         """Returns the Job and the pods that there are, and those that were, after a look at the cluster."""
         namespace, name = names.namespace_and_name(handle)
         job = self._api.get("jobs", namespace, name)
-        wanted = f"{self._selector},{names.LABEL}epoch={handle.epoch},{names.LABEL}run-id={handle.run_id}"
+        wanted = names.selector_of(handle, self._owner.pool)
         found, _ = self._api.list("pods", namespace, labelSelector=wanted)
         pods = [pod for pod in found if owner_of(pod) == handle.infrastructure]
         uids = {pod["metadata"]["uid"] for pod in pods}
@@ -289,7 +289,10 @@ class KubernetesLauncher:
     def _while_waiting(self, handle: Handle, job: dict[str, Any] | None, seen: Judgement) -> None:
         """Sees to what has not started: makes sure that its offer was made, and loses patience with its trouble."""
         name = handle.infrastructure
-        if job is None or job["metadata"].get("deletionTimestamp") or name in self._removed:
+        if job is None or job["metadata"].get("deletionTimestamp"):
+            return
+        if (why := self._removed.get(name)) is not None:
+            self._remove(handle, why)  # asked before, and not taken
             return
         if name not in self._offering and not self._records.folder(handle).has("started"):
             if offer.withdraw(self._api, job):

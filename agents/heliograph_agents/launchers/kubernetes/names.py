@@ -52,10 +52,9 @@ def pool_label(agent: str, address: str) -> str:
 
 def labels_of(spec: RunSpec, pool: str) -> dict[str, str]:
     """Returns the labels of an attempt's Job, Pod and Secret."""
-    run = spec.run_id if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", spec.run_id) else "unnamed"
     return {
         LABEL + "agent": pool,
-        LABEL + "run-id": run,
+        LABEL + "run-id": _run_label(spec.run_id),
         LABEL + "epoch": str(spec.epoch),
         "app.kubernetes.io/managed-by": "heliograph",
     }
@@ -64,6 +63,15 @@ def labels_of(spec: RunSpec, pool: str) -> dict[str, str]:
 def selector(pool: str) -> str:
     """Returns the label selector of what belongs to an agent."""
     return f"{LABEL}agent={pool}"
+
+
+def selector_of(handle: Handle, pool: str) -> str:
+    """Returns the label selector of what belongs to an attempt; of another one too, should its id be no label."""
+    return f"{selector(pool)},{LABEL}epoch={handle.epoch},{LABEL}run-id={_run_label(handle.run_id)}"
+
+
+def _run_label(run_id: str) -> str:
+    return run_id if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", run_id) else "unnamed"
 
 
 def infrastructure(namespace: str, name: str) -> str:

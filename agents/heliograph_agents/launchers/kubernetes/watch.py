@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from heliograph_agents.launchers.kubernetes.api import Api, ApiRefusedError, Watching
+from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError, Watching
 
 _log = logging.getLogger("heliograph.agent")
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STREAM_SECONDS = 300
+SHORTEST_STREAM_SECONDS = 1.0
+TOO_OLD = 410
+"""What is answered where a version is asked for that the server has dropped."""
 RELIST_SECONDS = (600.0, 900.0)
 
 OnList = Callable[[str, str, list[dict[str, Any]]], None]
@@ -80,19 +83,13 @@ class Watch:
                 away = False
                 version = self._follow(version)
                 pause = FIRST_PAUSE_SECONDS
-            except ApiRefusedError as error:
-                version = ""
-                if error.status == 410:
-                    continue_at = random.uniform(0.0, FIRST_PAUSE_SECONDS)  # noqa: S311 (jitter)
-                    self._stopped.wait(continue_at)
-                    continue
-                away = self._tell(error, away=away)
-                self._stopped.wait(pause)
-                pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
             except Exception as error:  # noqa: BLE001 (a watch that died of anything would be missed by nobody)
-                away = self._tell(error, away=away)
-                self._stopped.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-                pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+                refused = error.status if isinstance(error, ApiRefusedError) else 0
+                version = "" if refused else version
+                if refused != TOO_OLD:
+                    away = self._tell(error, away=away)
+                    pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+                self._stopped.wait(pause * random.uniform(0.25, 0.75))  # noqa: S311 (jitter)
             finally:
                 self._close()
 
@@ -106,12 +103,15 @@ class Watch:
 
         Raises:
             ApiRefusedError: That version is too old, or the stream says that it cannot go on.
+            ApiAwayError: The stream breaks, or is none: ended as soon as it began, it would be begun again and again.
         """
+        began, heard = time.monotonic(), False
         seconds = int(STREAM_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
         self._stream = stream = self._api.watch(
             self._kind, self._namespace, version, seconds, labelSelector=self._selector
         )
         for change, item in stream.changes():
+            heard = True
             if self._stopped.is_set():
                 break
             if change == "ERROR":
@@ -119,4 +119,6 @@ class Watch:
             version = str((item.get("metadata") or {}).get("resourceVersion") or version)
             if change != "BOOKMARK":
                 self._on_change(self._kind, change, item)
+        if not heard and time.monotonic() - began < SHORTEST_STREAM_SECONDS:
+            raise ApiAwayError("the server ends the stream at once")
         return version
