@@ -10,8 +10,9 @@ import pytest
 from tests.support.figures import Figure
 from tests.support.forms import forms
 from tests.support.postgres import PostgresCluster, postgres
-from tests.support.storm import Plan, storm
+from tests.support.storm import storm
 from tests.support.storm_checks import findings, judge
+from tests.support.storm_plan import Plan
 
 __all__ = ["postgres"]
 

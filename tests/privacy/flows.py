@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.support.canary import Canaries
+from tests.support.places import Place
 
 FLOW = '''
 """{docstring}"""
@@ -25,8 +27,9 @@ from heliograph.client import Secret
 from heliograph.engine import signals
 from heliograph.engine.results import LocalResult
 from heliograph.engine.state import Failed
-from heliograph.run_configs import LocalRun
+from heliograph.run_configs import {run_config_class}
 from heliograph.schedules import Schedule
+from heliograph.storage import Local
 from heliograph.schedules.clocks import DatesClock
 from heliograph.tasks.secrets import EnvVarSecret
 
@@ -319,11 +322,7 @@ def end(given):
 
 far = datetime(2099, 1, 1, tzinfo=timezone.utc)
 clock = DatesClock([far], parameter_defaults={{"given": "{clock_default}"}}, labels=["label-{clock_label}"])
-run_config = LocalRun(
-    env={{"CONFIGURED": "{run_config_env}", "{env_name}": "1"}},
-    working_dir={working_dir!r},
-    labels=["label-{agent_label}"],
-)
+run_config = {run_config}
 
 with Flow("flow-{flow_name}", schedule=Schedule(clocks=[clock]), run_config=run_config, result=results) as flow:
     given = Parameter("given")
@@ -346,6 +345,8 @@ with Flow("flow-{flow_name}", schedule=Schedule(clocks=[clock]), run_config=run_
         failures.append(after(1))
     last = end(given, upstream_tasks=failures)
     flow.set_reference_tasks([last])
+    if {hostless!r}:  # containers are hosts of their own, and see this one's folders
+        flow.storage = Local(host="")
 '''
 
 HELPER = """
@@ -354,22 +355,34 @@ def careless():
 """
 
 
-def write_project(folder: Path, canaries: Canaries, ending: str, places: dict[str, str], shared: set[str]) -> Path:
+def write_project(
+    folder: Path, canaries: Canaries, ending: str, paths: dict[str, str], shared: set[str], place: Place
+) -> Path:
     """Writes a project: the flow's file, a module and a file beside it, and the history that Git keeps of it.
 
     Args:
         folder: Where to.
         canaries: Where the canaries come from; those of this ending are called `{ending}.{slot}`.
         ending: How the run of it will end.
-        places: Paths in the source, by name.
+        paths: Paths in the source, by name.
         shared: Slots whose canary is the same for all endings.
+        place: Where its runs are launched.
     """
 
-    class Slots(dict[str, str]):
+    class Slots(dict[str, Any]):
         def __missing__(self, slot: str) -> str:
             return canaries[slot if slot in shared else f"{ending}.{slot}"]
 
-    slots = Slots(places, ending=ending)
+    slots = Slots(paths, ending=ending)
+    slots |= {
+        "hostless": place.kind != "local",
+        "run_config_class": place.run_config,
+        "run_config": place.asks(
+            env={"CONFIGURED": slots["run_config_env"], slots["env_name"]: "1"},
+            labels=[f"label-{slots['agent_label']}"],
+            **place.described(lambda: slots["place_label"], lambda: paths["working_dir"]),
+        ),
+    }
     folder.mkdir(parents=True)
     path = folder / "flow.py"
     path.write_text(FLOW.format_map(slots))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.privacy.session import Session
-from tests.privacy.slots import SLOTS, WHOLE_ON_DISK, Slot
+from tests.privacy.slots import WHOLE_ON_DISK, Slot
 
 Findings = dict[str, set[str]]
 """Sink to what is wrong there: `slot leaks into place`, `slot is missing in place`."""
@@ -60,7 +60,7 @@ def _if(condition: bool, place: str) -> set[str]:
 
 def _slots(session: Session) -> Iterator[tuple[Slot, str, str]]:
     """Yields every slot with the name of its canary and the ending that it belongs to; none for shared ones."""
-    for slot in SLOTS:
+    for slot in session.slots:
         if slot.shared:
             yield slot, slot.name, ""
         else:

@@ -12,8 +12,9 @@ from tests.privacy import sinks
 from tests.privacy.flows import write_project
 from tests.privacy.questions import ask_for_everything
 from tests.privacy.sinks import Hits
-from tests.privacy.slots import SHARED, Mode
+from tests.privacy.slots import SLOTS, Mode, Slot
 from tests.support.canary import Canaries
+from tests.support.places import LocalPlace, Place
 from tests.support.postgres import PostgresCluster
 from tests.support.stack import Stack, wait_until
 from tests.support.tap import Tap
@@ -45,9 +46,20 @@ class Session:
         canaries: Those of shared slots by the slot's name, others by `{ending}.{slot}`.
         found: Sink to what was found in it, after `collect`.
         scanned_bytes: Sink to how much was looked at.
+        slots: The slots that are planted.
     """
 
-    def __init__(self, root: Path, mode: Mode, cluster: PostgresCluster | None, planted: dict[str, str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        mode: Mode,
+        cluster: PostgresCluster | None,
+        planted: dict[str, str],
+        place: Place | None = None,
+        slots: Sequence[Slot] = SLOTS,
+    ) -> None:
+        self.place, self.slots = place or LocalPlace(root / "place"), slots
+        self._shared = {slot.name for slot in slots if slot.shared}
         self.mode = mode
         self.canaries = Canaries()
         self.cluster = cluster
@@ -60,6 +72,7 @@ class Session:
         self.users_root = root / "users"
         self.gate = self.users_root / "gate"
         self.gate.mkdir(parents=True)
+        self.place.share(self.users_root)
         self._memory: list[tuple[str, bytes]] = []
         database = cluster.store_database() if cluster is not None else ""
         self.stack = Stack(
@@ -80,12 +93,17 @@ class Session:
             with Tap(stack.port) as tap:
                 self.tap = tap
                 stack.agents_address = f"127.0.0.1:{tap.port}"
-                stack.environment |= self._users_side()
+                users = self._users_side()
+                stack.environment |= self.place.environment | users
+                stack.agent_args += self.place.agent_arguments(stack.agents_address)
+                if self.place.kind != "local":
+                    stack.agent_args += self._handed_on(users)
                 stack.cli("projects", "create", self.project, "--description", self.canaries["project_description"])
                 stack.start_agent(self.agent_name)
                 yield
         finally:
             stack.stop()
+            self.place.close()
 
     def _start_control_plane(self) -> None:
         """Starts it with an environment in which nothing of the user's side is."""
@@ -117,6 +135,20 @@ class Session:
             "HELIOGRAPH__RESULTS__DIR": str(root / f"results-{canary['results_folder']}"),
         }
 
+    def _handed_on(self, users: dict[str, str]) -> list[str]:
+        """What containers do not inherit, and their agent's owner gives them all the same."""
+        given = {
+            name: value for name, value in users.items() if name not in ("INHERITED", "HELIOGRAPH__CLIENT__ADDRESS")
+        }
+        given["HELIOGRAPH__SECRETS__FILED"] = self.canaries["secret_file"]
+        return [word for name, value in given.items() for word in ("--env", f"{name}={value}")]
+
+    def plant(self, bug: str, folder: Path) -> None:
+        """Has the agent go, and one come that has a bug."""
+        self._end_agent()
+        self.stack.environment |= {"PYTHONPATH": str(folder), "HELIOGRAPH_PLANTED_BUG": bug}
+        self.stack.start_agent(self.agent_name)
+
     # --- runs -------------------------------------------------------------------------------------------------------
 
     def run(self, endings: Sequence[str]) -> None:
@@ -136,7 +168,7 @@ class Session:
         working_dir.mkdir()
         places = {"gate": str(self.gate), "results": str(root / "results"), "working_dir": str(working_dir)}
         folder = root / f"project-{self.canaries['project_folder']}" / ending
-        return write_project(folder, self.canaries, ending, places, SHARED)
+        return write_project(folder, self.canaries, ending, places, self._shared, self.place)
 
     def _create(self, ending: str) -> None:
         canary = self.canaries
@@ -158,6 +190,7 @@ class Session:
         here = self.gate / f"at-{ending}"
         wait_until(lambda: here.exists() or self._is_over(run), f"the run {ending} comes to its last task", 90)
         assert here.exists(), self.stack.cli("runs", "why", run).stdout + self.stack.log(self.agent_name)
+        self.place.look(self.stack)
         if ending == "cancel":
             self.stack.cli("runs", "cancel", run)
         elif ending == "agent_killed":
@@ -175,13 +208,16 @@ class Session:
 
     def _kill_agent(self, run: str) -> None:
         """Kills the agent and the run's supervisor; the agent that comes after it tells what they left."""
-        agent = self.stack.agents.pop()
-        agent.kill()
-        agent.wait()
+        self._end_agent()
         (path,) = self.stack.home.glob(f"agent/agents/*/runs/{run}.*/supervisor.json")
         wait_until(lambda: _last_level(path.parent / "outbox") == LogLevel.LOG_LEVEL_CRITICAL, "all lines are kept")
         psutil.Process(json.loads(path.read_text())["supervisor_pid"]).kill()
         self.stack.start_agent(self.agent_name)
+
+    def _end_agent(self) -> None:
+        agent = self.stack.agents.pop()
+        agent.kill()
+        agent.wait()
 
     # --- what was found ---------------------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ STORED_IN: dict[str, tuple[str, ...]] = {
     "Clock.labels": ("flow_versions.schedule", "schedules.spec"),
     "LaunchSummary.labels": ("flow_versions.launch",),
     "LaunchSummary.env_names": ("flow_versions.launch",),
+    "LaunchSummary.image": ("flow_versions.launch",),
     "Agent.labels": ("agents.labels",),
     "BundleReference.location": ("flow_versions.bundle",),
     "EdgeSpec.key": ("flow_versions.graph",),
@@ -250,6 +251,14 @@ SLOTS = (
          passing=("retry",)),
 )  # fmt: skip
 """All slots."""
+
+ELSEWHERE = (
+    *SLOTS,
+    Slot("image", {"LaunchSummary.image": always}, shared=True),
+    # what the infrastructure shows of a run because its author says so
+    Slot("place_label"),
+)
+"""The slots of runs that are launched elsewhere than on their agent's host."""
 
 SHARED = {slot.name for slot in SLOTS if slot.shared}
 """Slots whose canary is the same for all runs of a session."""

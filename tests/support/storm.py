@@ -1,7 +1,6 @@
 """A storm of kills over everything that runs, and what is left to judge when it is over.
 
-The schedule is made from a seed: which part dies when how many runs have begun. The witness is the flow's own code: at
-its very start it takes a lock on a file of its run, and writes down that it did, or that another copy has it.
+What is to happen, and the flow that it happens to, are in `storm_plan.py`, the judgement in `storm_checks.py`.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ import subprocess
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from tests.support.balancer import Balancer
+from tests.support.places import LocalPlace, Place
 from tests.support.postgres import PostgresCluster
 from tests.support.stack import PROJECT, Stack, free_port, wait_until
+from tests.support.storm_plan import FLOW, Plan, Seen
 
 from heliograph.api.v1 import flow_run_service_pb2 as pb
 from heliograph.client.client import Client
@@ -37,124 +36,8 @@ from heliograph.storage.local import Local
 from heliograph_agents import processes
 
 PLANTED = Path(__file__).parents[1] / "fault" / "planted"
-CAPACITY = 4
 CREATE_SECONDS = 120.0
 """How long the creation of runs may go on after the last kill."""
-FLOW = '''
-import fcntl, json, os, time
-from heliograph import Flow, task
-
-FOLDER, TOKEN, SECONDS, HELD = {folder!r}, {token!r}, {seconds!r}, {held!r}
-attempt = os.path.basename(os.environ.get("HELIOGRAPH_RUN_DIRECTORY", ""))
-run, _, epoch = attempt.rpartition(".")
-
-def tell(what):
-    line = json.dumps({{"what": what, "run": run, "epoch": int(epoch), "pid": os.getpid()}}) + "\\n"
-    file = os.open(FOLDER + "/witness", os.O_WRONLY | os.O_APPEND)
-    os.write(file, line.encode())
-    os.close(file)
-
-if attempt:
-    lock = os.open(FOLDER + "/locks/" + run, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        tell("overlap")
-    else:
-        tell("start")
-
-def leave_a_daemon():
-    """A grandchild in a session of its own, with no environment and no descriptor of the run."""
-    if os.fork():
-        return
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.closerange(0, 4096)
-    os.execve("/bin/sleep", [TOKEN, "900"], {{}})
-
-@task
-def first():
-    tell("first")
-    if int(run[-1], 16) % {every} == 0:
-        leave_a_daemon()
-    tell("away")
-    while HELD and not os.path.exists(FOLDER + "/open"):
-        time.sleep(0.02)
-    time.sleep(SECONDS)
-
-@task
-def second():
-    tell("second")
-    time.sleep(SECONDS)
-
-@task
-def third():
-    tell("third")
-    time.sleep(SECONDS)
-    tell("end")
-
-with Flow("storm") as flow:
-    third(upstream_tasks=[second(upstream_tasks=[first()])])
-'''
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a storm is.
-
-    Attributes:
-        runs: How many runs are created.
-        kills: How often each kind of part is killed. An "answering control plane" is killed right after it acknowledged
-            something, a "creating control plane" right after it acknowledged a run's creation.
-        agents: How many agents there are; without any, runs are created and never begin.
-        control_planes: How many control planes there are; more than one needs PostgreSQL.
-        seconds: How long each of a run's three tasks takes.
-        daemons: Of so many runs one leaves a daemon behind.
-        held: True to let no run end before the kills are done and had their effect.
-        patience: How long nothing may change before runs count as stuck.
-        seed: Of the schedule.
-        script: The schedule itself, where it is not to be drawn.
-    """
-
-    runs: int
-    kills: Mapping[str, int] = field(default_factory=dict)
-    agents: int = 2
-    control_planes: int = 1
-    seconds: float = 0.05
-    daemons: int = 4
-    held: bool = False
-    patience: float = 90.0
-    seed: int = 1
-    script: tuple[tuple[int, str], ...] = ()
-
-    def schedule(self) -> list[tuple[int, str]]:
-        """Returns (number of runs that have begun, what is killed then), in order."""
-        if self.script:
-            return list(self.script)
-        chance = random.Random(self.seed)
-        kinds = [kind for kind, count in self.kills.items() for _ in range(count)]
-        # The last ones do not wait for the last runs: those that are killed very early never say that they began.
-        return sorted((chance.randint(2, max(2, self.runs * 4 // 5)), kind) for kind in kinds)
-
-
-@dataclass
-class Seen:
-    """What the storm saw.
-
-    Attributes:
-        created: Runs whose creation was acknowledged.
-        told: The newest (epoch, sequence, state) that a watcher was shown of each run.
-        killed: Attempts, as (run, epoch), of which a process was killed.
-        kills: How many of each kind were killed.
-        survivors: Killed supervisors' flows that lived when the end of their run was shown.
-    """
-
-    created: list[str] = field(default_factory=list)
-    told: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    killed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
-    kills: Counter[str] = field(default_factory=Counter)
-    survivors: list[str] = field(default_factory=list)
 
 
 class Storm:
@@ -165,10 +48,20 @@ class Storm:
         plan: What to do.
         planted: A bug in every process; `listen` is none.
         cluster: PostgreSQL; None means SQLite.
+        place: Where agents launch; None means on this host.
     """
 
-    def __init__(self, root: Path, plan: Plan, *, planted: str = "listen", cluster: PostgresCluster | None = None):
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        *,
+        planted: str = "listen",
+        cluster: PostgresCluster | None = None,
+        place: Place | None = None,
+    ) -> None:
         self.plan, self.cluster, self.seen = plan, cluster, Seen()
+        self.place = place or LocalPlace(root / "place")
         self.token = f"storm-{uuid.uuid4().hex}"
         self.folder, self.heard = root / "witnesses", root / "heard"
         for folder in (self.folder / "locks", self.heard):
@@ -182,6 +75,7 @@ class Storm:
                 "PYTHONPATH": str(PLANTED),
                 "HELIOGRAPH_PLANTED_BUG": planted,
                 "HELIOGRAPH_STORM_HEARD": str(self.heard),
+                **self.place.environment,
             },
         )
         self._ports = [free_port() for _ in range(plan.control_planes)]
@@ -200,6 +94,9 @@ class Storm:
 
     def start(self) -> None:
         """Starts control planes and agents, and registers the flow."""
+        for folder in (self.folder, self.heard, self.stack.root / "bundles", PLANTED):
+            folder.mkdir(exist_ok=True)
+            self.place.share(folder)
         self._planes = [self._start_plane(number) for number in range(self.plan.control_planes)]
         for number in range(self.plan.control_planes):
             self._await_plane(number)
@@ -216,14 +113,27 @@ class Storm:
         file.write_text(
             FLOW.format(
                 folder=str(self.folder), token=self.token, seconds=self.plan.seconds, every=self.plan.daemons,
-                held=self.plan.held,
+                held=self.plan.held, run_config=self._run_config(), kind=self.place.run_config,
             )
         )  # fmt: skip
         [flow] = load_flows(file)
-        flow.storage = Local(self.stack.root / "bundles")
+        # Containers are hosts of their own, and see this one's folders.
+        bundles = self.stack.root / "bundles"
+        flow.storage = Local(bundles) if self.place.kind == "local" else Local(bundles, host="")
         with Client(f"127.0.0.1:{self._balancer.port}", self.stack.environment["HELIOGRAPH__CLIENT__TOKEN"]) as client:
             client.create_project(PROJECT)
             client.register(flow, PROJECT)
+
+    def _run_config(self) -> str:
+        """Returns what flows ask for. Supervisors inherit nothing elsewhere: their Python is told what to do."""
+        if self.place.kind == "local":
+            return self.place.asks()
+        words = [f"{name}='{self.stack.environment[name]}'"
+                 for name in ("PYTHONPATH", "HELIOGRAPH_PLANTED_BUG", "HELIOGRAPH_STORM_HEARD")]  # fmt: skip
+        python = self.folder / "python"
+        python.write_text(f'#!/bin/sh\nexport {" ".join(words)}\nexec {self.place.python} "$@"\n')
+        python.chmod(0o755)
+        return self.place.asks(python=str(python))
 
     def _start_plane(self, number: int) -> subprocess.Popen[bytes]:
         (self.stack.root / f"ready-{number}").unlink(missing_ok=True)
@@ -246,8 +156,8 @@ class Storm:
 
     def _start_agent(self, number: int) -> subprocess.Popen[bytes]:
         return self.stack.spawn(
-            f"agent-{number}", "agent", "start", "--name", f"storm-{number}", "--capacity", str(CAPACITY),
-            token=self._tokens[number],
+            f"agent-{number}", "agent", "start", "--name", f"storm-{number}", "--capacity", str(self.plan.capacity),
+            *self.place.agent_arguments(f"127.0.0.1:{self._balancer.port}"), token=self._tokens[number],
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -259,6 +169,7 @@ class Storm:
             process.kill()
             process.wait()
         self._balancer.close()
+        self.place.close()
         for left in [*self.stack.processes(), *self.daemons()]:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
@@ -331,7 +242,7 @@ class Storm:
 
     def _create(self) -> None:
         """Creates the runs, a few ahead of what runs; each call is repeated until it is answered."""
-        ahead = 3 * CAPACITY * max(1, self.plan.agents)
+        ahead = 3 * self.plan.capacity * max(1, self.plan.agents)
         with self.stack.connection() as connection:
             for number in range(self.plan.runs):
                 self._wait_for_room(number - ahead)
@@ -418,7 +329,12 @@ class Storm:
             assert self.cluster is not None
             self.cluster.kill()
             self.cluster.start()
+        elif kind == "answer":
+            self.place.lose_answer()
+        elif kind == "attempt" and self.place.kind != "local":
+            wait_until(lambda: self._kill_place() or self._over(), "an attempt to kill", self.plan.patience)
         else:
+            kind = self._chance.choice(("supervisor", "flow")) if kind == "attempt" else kind
             wait_until(lambda: self._kill_attempt(kind) or self._over(), f"a {kind} to kill", self.plan.patience)
         self.seen.kills[kind] += 1
 
@@ -435,6 +351,19 @@ class Storm:
     def _over(self) -> bool:
         """True when nothing is left to kill: the last runs were quicker than the schedule."""
         return len(self.seen.created) == self.plan.runs and self._under_way() >= self.plan.runs
+
+    def _kill_place(self) -> bool:
+        """Kills what an attempt is in that has begun, if there is one."""
+        lines = [json.loads(line) for line in self.witness.read_text().splitlines()]
+        ended = {(line["run"], line["epoch"]) for line in lines if line["what"] == "end"} | self.seen.killed.keys()
+        begun = [(line["run"], line["epoch"]) for line in lines if line["what"] == "start"]
+        live = [attempt for attempt in dict.fromkeys(begun) if attempt not in ended]
+        self._chance.shuffle(live)
+        for attempt in live:
+            if self.place.kill(attempt):
+                self.seen.killed[attempt] = (0, 0)
+                return True
+        return False
 
     def _kill_attempt(self, kind: str) -> bool:
         """Kills the supervisor or the flow process of an attempt that runs, if there is one."""
@@ -458,6 +387,13 @@ class Storm:
         return False
 
     # --- the end ------------------------------------------------------------------------------------------------
+
+    def left(self) -> list[str]:
+        """Waits until nothing is left of the runs, while the agents are there; returns what is."""
+        names = {run.name.rpartition("/")[2] for run in self.runs()}
+        with suppress(AssertionError):
+            wait_until(lambda: not self.place.left(names), "nothing is left", self.plan.patience)
+        return self.place.left(names)
 
     def drain(self) -> list[str]:
         """Asks the agents to leave, which they do when they have no runs; returns what is left of them and of runs."""
@@ -486,10 +422,15 @@ class Storm:
 
 @contextmanager
 def storm(
-    root: Path, plan: Plan, *, planted: str = "listen", cluster: PostgresCluster | None = None
+    root: Path,
+    plan: Plan,
+    *,
+    planted: str = "listen",
+    cluster: PostgresCluster | None = None,
+    place: Place | None = None,
 ) -> Iterator[Storm]:
     """A storm that has raged; everything of it is ended afterwards."""
-    made = Storm(root, plan, planted=planted, cluster=cluster)
+    made = Storm(root, plan, planted=planted, cluster=cluster, place=place)
     try:
         made.start()
         made.rage()

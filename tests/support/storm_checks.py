@@ -52,6 +52,8 @@ def findings(storm: Storm) -> Iterator[str]:
     yield from _kept(storm, runs, [line for line in heard if "sequence" in line])
     yield from _claimed_once([line for line in heard if "lease" in line])
     yield from _one_copy(storm, runs, witness)
+    yield from _made_once(storm)
+    yield from (f"{one} is left" for one in storm.left())
     yield from storm.drain()
     yield from _slots(storm)
 
@@ -145,6 +147,14 @@ def _one_copy(storm: Storm, runs: dict[str, pb.FlowRun], witness: list[dict[str,
             if missing:
                 found.append(f"run {name} is called a success without {missing}")
     return found
+
+
+def _made_once(storm: Storm) -> list[str]:
+    """The infrastructure was had to start each attempt once, also where the second one would not have begun."""
+    made: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for attempt, name in storm.place.made():
+        made[attempt].add(name)
+    return [f"{run}, epoch {epoch}, was launched as {names}" for (run, epoch), names in made.items() if len(names) > 1]
 
 
 def _slots(storm: Storm) -> list[str]:

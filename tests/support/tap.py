@@ -14,15 +14,11 @@ class Tap:
     Args:
         target_port: Where to.
         host: Address that it listens on.
-
-    Attributes:
-        port: Port that it listens on.
     """
 
     def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
-        self._target_port = target_port
-        self._listener = socket.create_server((host, 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._target_port, self._host = target_port, host
+        self._listener = self.listen()
         self._lock = threading.Lock()
         self._connections: list[tuple[bytearray, bytearray]] = []
         self._sockets: list[socket.socket] = []
@@ -36,6 +32,23 @@ class Tap:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    @property
+    def port(self) -> int:
+        """Port that it listens on."""
+        return int(self._listener.getsockname()[1])
+
+    def listen(self) -> socket.socket:
+        """Returns the socket that it listens on."""
+        return socket.create_server((self._host, 0))
+
+    def connect(self) -> socket.socket:
+        """Returns a new connection to the target."""
+        return socket.create_connection(("127.0.0.1", self._target_port))
+
+    def passes(self, number: int, data: bytes, *, there: bool) -> bool:
+        """Returns False to cut a connection in place of handing data on. `there`: to the target, not back."""
+        return True
 
     def connections(self) -> list[tuple[bytes, bytes]]:
         """Returns what each connection has carried so far: to the target, and back."""
@@ -53,24 +66,28 @@ class Tap:
             except OSError:
                 return
             try:
-                outward = socket.create_connection(("127.0.0.1", self._target_port))
+                outward = self.connect()
             except OSError:
                 inward.close()
                 continue
             for end in (inward, outward):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if end.family != socket.AF_UNIX:
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [inward, outward]
-            kept = bytearray(), bytearray()
             with self._lock:
-                self._connections.append(kept)
-            for source, sink, stream in ((inward, outward, kept[0]), (outward, inward, kept[1])):
-                threading.Thread(target=self._relay, args=(source, sink, stream), daemon=True).start()
+                number = len(self._connections)
+                self._connections.append((bytearray(), bytearray()))
+            for source, sink, there in ((inward, outward, True), (outward, inward, False)):
+                threading.Thread(target=self._relay, args=(source, sink, number, there), daemon=True).start()
 
-    def _relay(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+    def _relay(self, source: socket.socket, sink: socket.socket, number: int, there: bool) -> None:
+        kept = self._connections[number][0 if there else 1]
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 with self._lock:
                     kept += data
+                if not self.passes(number, data, there=there):
+                    break
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):

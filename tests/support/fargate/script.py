@@ -51,6 +51,11 @@ class Script:
         with self._lock:
             self._lost[operation] = self._lost.get(operation, 0) + times
 
+    def to_lose(self, operation: str) -> int:
+        """Returns how many answers of an operation are still to be lost."""
+        with self._lock:
+            return self._lost.get(operation, 0)
+
     def place_nowhere(self, reason: str, detail: str = "", times: int = 1) -> None:
         """The next tasks find no place."""
         failure = {"reason": reason, "arn": "arn:aws:ecs:eu-west-1:123456789012:cluster/default", "detail": detail}

@@ -66,6 +66,11 @@ class Store:
                      if version > after and one == kind and place == namespace]  # fmt: skip
             return found, self.version
 
+    def history(self) -> list[tuple[str, Json]]:
+        """Returns copies of all objects, with their kinds, as each was after each change."""
+        with self.changed:
+            return [(kind, copy.deepcopy(item)) for _, _, kind, _, item in self._log]
+
     def compact(self) -> None:
         """Forgets the past, as etcd does."""
         with self.changed:
