@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 CAP_BYTES = 16 * 1024 * 1024
@@ -23,6 +25,13 @@ def tail(path: Path, lines: int) -> str:
     except OSError:
         return ""
     return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def repeat(pieces: Iterable[bytes]) -> None:
+    """Repeats what a container prints on this process's own output, until it ends, or nobody listens."""
+    with contextlib.suppress(OSError, ValueError):
+        for data in pieces:
+            os.write(sys.stdout.fileno(), data)
 
 
 def log_to(logger: logging.Logger, path: Path) -> None:

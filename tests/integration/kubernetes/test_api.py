@@ -172,7 +172,7 @@ async def test_an_agent_has_the_rights_that_it_uses_and_uses_all_that_it_has(
     scene.cluster.container(pod, {"terminated": {"exitCode": 3}}, phase="Failed")
     await scene.exit_of(agent, lost)
     scene.cluster.controllers.refuse_pods = "exceeded quota"
-    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.launcher.OFFER_SECONDS", 0.2)
+    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.offering.OFFER_SECONDS", 0.2)
     never = await agent.launch(agent.plan(spec_of(3), KubernetesRun(image="f:1").launch_settings()), CREDENTIALS)
     await agent.inspect(never)
     used = set()

@@ -98,7 +98,7 @@ async def test_what_no_node_takes_waits_until_the_agent_gives_up_and_then_says_w
 async def test_a_job_without_a_pod_says_why_by_its_events(
     scene: Scene, said: str, failure: FailureCode | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.launcher.OFFER_SECONDS", 0.2)
+    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.offering.OFFER_SECONDS", 0.2)
     scene.cluster.controllers.refuse_pods = said
     agent = await scene.agent()
     handle = await scene.launch(agent)
@@ -116,7 +116,7 @@ async def test_a_job_without_a_pod_says_why_by_its_events(
 async def test_without_the_right_to_read_events_an_agent_goes_on_and_tells_less(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.launcher.OFFER_SECONDS", 0.2)
+    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.offering.OFFER_SECONDS", 0.2)
     scene.cluster.allow(least=True)
     scene.cluster.controllers.refuse_pods = "pods is forbidden: no PriorityClass with name urgent was found"
     agent = await scene.agent()

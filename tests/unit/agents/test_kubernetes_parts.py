@@ -79,6 +79,36 @@ def test_an_attempt_stays_forgotten_for_as_long_as_the_cluster_takes_to_remove_i
     assert list(tmp_path.iterdir()) == []
 
 
+def pod(uid: str, **status: Any) -> dict[str, Any]:
+    owner = {"kind": "Job", "name": "helio-r1-1"}
+    return {"metadata": {"namespace": "flows", "name": uid, "uid": uid, "ownerReferences": [owner]}, "status": status}
+
+
+def test_a_pod_is_seen_once_however_lists_and_watches_cross() -> None:
+    view = View()
+    view.note("pods", "ADDED", pod("a"))
+    view.replace("pods", "flows", [])  # it was asked for before the pod was there
+    assert ["gone" in one for one in view.seen(HANDLE.infrastructure)[1]] == [True]
+    view.note("pods", "MODIFIED", pod("a", phase="Running"))
+    [seen] = view.seen(HANDLE.infrastructure)[1]
+    assert "gone" not in seen
+    assert seen["status"] == {"phase": "Running"}
+
+
+def test_deleted_pods_are_remembered_until_the_end_is_known_and_the_oldest_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("heliograph_agents.launchers.kubernetes.view.MAX_GONE", 2)
+    view = View()
+    for uid in "abc":
+        view.note("pods", "ADDED", pod(uid))
+        view.note("pods", "DELETED", pod(uid))
+    view.note("pods", "ADDED", pod("d"))
+    assert [one["metadata"]["uid"] for one in view.seen(HANDLE.infrastructure)[1]] == ["b", "c", "d"]
+    view.forget(HANDLE.infrastructure)
+    assert [one["metadata"]["uid"] for one in view.seen(HANDLE.infrastructure)[1]] == ["d"]
+
+
 @pytest.mark.parametrize("run_id", ["0193", "x" * 64, "ends_"])
 def test_pods_are_looked_for_by_the_label_that_they_have(run_id: str) -> None:
     bundle = BundleSpec("local", "/x", "", "", False, "", "")

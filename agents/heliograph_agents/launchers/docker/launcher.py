@@ -11,11 +11,8 @@ then. They are removed when the end is reported, those of failed runs after a wh
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +36,7 @@ from heliograph_agents.launchers.docker.plan import LABEL, PLACE, DockerPlan, ma
 from heliograph_agents.launchers.docker.verdict import gone, never_started, verdict
 from heliograph_agents.launchers.records import Records
 from heliograph_agents.launchers.under_way import UnderWay
+from heliograph_agents.output import repeat
 from heliograph_agents.run_directory import (
     ExitRecord,
     LaunchRecord,
@@ -166,7 +164,7 @@ class DockerLauncher:
             raise LaunchError(f"the container's files cannot be made: {error}") from error
         _log.info("%s runs in container %s of %s", plan.spec.flow_run, plan.name, image.reference)
         if self._options.show_logs:
-            threading.Thread(target=_repeat, args=(self._engine, plan.name), daemon=True).start()
+            threading.Thread(target=repeat, args=(self._engine.follow(plan.name),), daemon=True).start()
         return handle
 
     def _launched_before(self, found: dict[str, Any], handle: Handle) -> bool:
@@ -345,12 +343,3 @@ def _handle_of(labels: dict[str, str]) -> Handle | None:
     except ValueError:
         timeout = 0.0
     return Handle(flow_run, int(epoch), name_of(flow_run.rpartition("/")[2], int(epoch)), timeout)
-
-
-def _repeat(engine: Engine, name: str) -> None:
-    """Repeats what a container prints on the agent's own output."""
-    try:
-        for data in engine.follow(name):
-            os.write(sys.stdout.fileno(), data)
-    except (OSError, json.JSONDecodeError):
-        pass  # it is gone, or nobody listens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import random
 import socket
 import threading
@@ -21,6 +22,8 @@ import urllib3.exceptions
 
 from heliograph import __version__
 from heliograph.client.cluster import Access, open_pool
+
+_log = logging.getLogger("heliograph.agent")
 
 TRIES = 4
 """How often a request is sent whose trouble may pass."""
@@ -94,7 +97,6 @@ class Api:
         self._access, self._timeout = access, timeout_seconds
         self._rate = Rate(rate, burst)
         self._pool = open_pool(access, POOL)
-        self.warned: list[str] = []
 
     @property
     def address(self) -> str:
@@ -204,8 +206,10 @@ class Api:
             try:
                 answer = self._send(method, path, query, data)
                 if answer.status < 300:
-                    self._note_warning(answer.headers.get("Warning"))
-                    return _mapping(answer.data)
+                    found = _mapping(answer.data)
+                    if method == "POST":
+                        _tell_warning(found, answer.headers.get("Warning"))
+                    return found
                 error: OSError = _refusal(answer.status, answer.data)
                 if answer.status not in (429, 500, 502, 503, 504):
                     raise error
@@ -238,12 +242,6 @@ class Api:
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ApiAwayError(f"{self.address} does not answer: {error}") from error
-
-    def _note_warning(self, header: str | None) -> None:
-        """Keeps what the server warns of: fields that it does not know, above all."""
-        if header:
-            self.warned.append(header.partition('"')[2].rpartition('"')[0] or header)
-            del self.warned[:-20]
 
 
 class Watching:
@@ -292,6 +290,13 @@ def _mapping(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ApiAwayError("what answers is no Kubernetes API: no object")
     return found
+
+
+def _tell_warning(made: Mapping[str, Any], header: str | None) -> None:
+    """Logs what the server warns of in what it made: fields that it does not know, above all."""
+    if header:
+        said = header.partition('"')[2].rpartition('"')[0] or header
+        _log.warning("the cluster says of %s %s: %s", made.get("kind"), (made.get("metadata") or {}).get("name"), said)
 
 
 def _refusal(status: int, data: bytes) -> ApiRefusedError:

@@ -25,7 +25,7 @@ class View:
         self._changed = threading.Condition()
         self._jobs: dict[str, Json] = {}
         self._pods: dict[str, dict[str, Json]] = {}
-        self._gone: dict[str, tuple[str, Json]] = {}
+        self._graves: dict[str, str] = {}
 
     def jobs(self) -> list[Json]:
         """Returns all Jobs."""
@@ -35,8 +35,7 @@ class View:
     def seen(self, name: str) -> tuple[Json | None, list[Json]]:
         """Returns the Job of an attempt and its pods, those that are gone too."""
         with self._changed:
-            gone = [pod for owner, pod in self._gone.values() if owner == name]
-            return self._jobs.get(name), [*self._pods.get(name, {}).values(), *gone]
+            return self._jobs.get(name), [*self._pods.get(name, {}).values()]
 
     def wait(self, seconds: float) -> None:
         """Waits for any change."""
@@ -54,18 +53,15 @@ class View:
         with self._changed:
             if kind == "jobs":
                 self._jobs = {name: job for name, job in self._jobs.items() if not name.startswith(beginning)}
-                for job in items:
-                    self._jobs[_name(job)] = job
+                self._jobs |= {_name(job): job for job in items}
             else:
-                before = {uid: (name, pod) for name, pods in self._pods.items() if name.startswith(beginning)
-                          for uid, pod in pods.items()}  # fmt: skip
+                found = {_uid(pod): pod for pod in items}
                 for name in [name for name in self._pods if name.startswith(beginning)]:
-                    del self._pods[name]
-                for pod in items:
-                    self._put(pod)
-                    before.pop(_uid(pod), None)
-                for uid, (name, pod) in before.items():
-                    self._bury(uid, name, pod)
+                    for uid in [uid for uid in self._pods[name] if uid not in found]:
+                        self._bury(name, self._pods[name][uid])
+                for pod in found.values():
+                    if name := owner_of(pod):
+                        self._put(name, pod)
             self._changed.notify_all()
 
     def note(self, kind: str, change: str, item: Json) -> str:
@@ -79,26 +75,34 @@ class View:
             elif kind == "jobs":
                 self._jobs[name] = item
             elif change == "DELETED":
-                self._pods.get(name, {}).pop(_uid(item), None)
-                self._bury(_uid(item), name, item)
+                self._bury(name, item)
             else:
-                self._put(item)
+                self._put(name, item)
             self._changed.notify_all()
             return name
 
     def forget(self, name: str) -> None:
         """Drops what is known of deleted pods of an attempt."""
         with self._changed:
-            self._gone = {uid: (owner, pod) for uid, (owner, pod) in self._gone.items() if owner != name}
+            for uid in [uid for uid, pod in self._pods.get(name, {}).items() if "gone" in pod]:
+                self._drop(uid)
 
-    def _put(self, pod: Json) -> None:
-        if name := owner_of(pod):
-            self._pods.setdefault(name, {})[_uid(pod)] = pod
+    def _put(self, name: str, pod: Json) -> None:
+        """Takes a pod as it is: also one that a list, older than this, did not know yet."""
+        self._graves.pop(_uid(pod), None)
+        self._pods.setdefault(name, {})[_uid(pod)] = pod
 
-    def _bury(self, uid: str, name: str, pod: Json) -> None:
-        self._gone[uid] = (name, {**pod, "gone": True})
-        while len(self._gone) > MAX_GONE:
-            del self._gone[next(iter(self._gone))]
+    def _bury(self, name: str, pod: Json) -> None:
+        self._pods.setdefault(name, {})[_uid(pod)] = {**pod, "gone": True}
+        self._graves[_uid(pod)] = name
+        while len(self._graves) > MAX_GONE:
+            self._drop(next(iter(self._graves)))
+
+    def _drop(self, uid: str) -> None:
+        name = self._graves.pop(uid)
+        del self._pods[name][uid]
+        if not self._pods[name]:
+            del self._pods[name]
 
 
 def owner_of(pod: Mapping[str, Any]) -> str:
