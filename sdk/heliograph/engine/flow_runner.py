@@ -19,13 +19,12 @@ from heliograph.engine.cancellation import Cancellation
 from heliograph.engine.clock import Clock, SystemClock, to_datetime
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.graph import Graph, compile_flow
-from heliograph.engine.interrupts import Interrupted
 from heliograph.engine.nodes import ASKED_FOR, TARGET_ONLY, Node
-from heliograph.engine.run_loop import RunLoop
+from heliograph.engine.run_loop import Outward, RunLoop
 from heliograph.engine.signals import ENDRUN, StateSignal
 from heliograph.engine.sink import FailureInfo, NullSink, RunSink
 from heliograph.engine.state import Cancelled, Failed, Mapped, Pending, Running, State, Success
-from heliograph.engine.task_runner import TaskRunner, UserFault
+from heliograph.engine.task_runner import TaskRunner
 from heliograph.engine.task_states import TaskStates
 from heliograph.engine.transitions import TERMINAL, flow_verdict
 from heliograph.exceptions import MissingParameterError, UnknownParameterError
@@ -220,12 +219,9 @@ class FlowRunner:
             self.sink.flow_state(StateCode.RUNNING, self.clock.now())
             _give_states(loop, task_states)
             self._work_off(loop, executor)
-        except UserFault as fault:
-            self._end(loop, Failed("A task raised, and `raise_on_exception()` lets it through.", result=fault.error))
+        except Outward as fault:
+            self._end(loop, Failed(fault.reason, result=fault.error))
             raise fault.error from None
-        except Interrupted:  # meant for the run around this one
-            self._end(loop, Cancelled("The run around this one ended."))
-            raise
         except KeyboardInterrupt:
             self.cancel.request("interrupted from the keyboard")
         except (StateSignal, ENDRUN) as signal:
@@ -234,6 +230,9 @@ class FlowRunner:
             _log.exception("The run of flow '%s' broke off.", self.flow.name, extra={"stays_local": True})
             broken = Failed(f"Unexpected error while running the flow: {safe_repr(error)}", result=error)
             return self._finish(loop, state, broken)
+        except BaseException:  # meant for the run around this one, or for the whole process
+            self._end(loop, Cancelled("The run was broken off from outside."))
+            raise
         return self._finish(loop, state, self._verdict(loop))
 
     def _work_off(self, loop: RunLoop, executor: Executor | None) -> None:
@@ -249,6 +248,9 @@ class FlowRunner:
             around.add_callback(self.cancel.request)
         try:
             chosen.drive(loop)
+        except BaseException:
+            loop.stop()  # threads that the executor left behind start nothing more
+            raise
         finally:
             swap((loop.base_context, None))  # what is logged from here on is the flow run's, not the last task's
             self.cancel.remove_callback(loop.stop)

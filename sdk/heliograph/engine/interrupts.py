@@ -4,6 +4,9 @@ Every thread that runs tasks has a `Seat`. The seat is `busy` exactly while user
 lands in the engine's own code. In the main thread an interrupt is an alarm signal, which wakes a waiting system call.
 In other threads it is an asynchronous exception, which arrives when the thread next runs Python code: a thread
 that waits in C code for long notices late.
+
+The process has one alarm clock, and somebody may have set it before the run began: a watchdog, or a test's time limit.
+Their alarm rings in time, and what its handler raises ends the run and reaches its caller.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import ctypes
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -93,10 +97,15 @@ class Seat:
 
 
 class MainSeat(Seat):
-    """The seat of the main thread, where alarms interrupt. Seats stack when a task runs a flow."""
+    """The seat of the main thread, where alarms interrupt. Seats stack when a task runs a flow.
 
-    def __init__(self) -> None:
+    Args:
+        abort: Ends the run with what the handler of somebody else's alarm raised.
+    """
+
+    def __init__(self, abort: Callable[[BaseException], None]) -> None:
         super().__init__(threading.main_thread().ident or 0)
+        self.abort = abort
         self.deadline: float | None = None
 
     @staticmethod
@@ -106,7 +115,13 @@ class MainSeat(Seat):
 
     def strike(self, kind: type[Interrupted]) -> bool:
         """Interrupts the user code that runs here now, if any. From any thread, and from signal handlers."""
-        if not self.busy:  # no lock: this may run in a signal handler of the very thread
+        if threading.get_ident() == self.ident:  # no lock: this may be a signal handler of the very thread
+            return self._strike(kind)
+        with _alarms.lock:
+            return self in _alarms.seats and self._strike(kind)
+
+    def _strike(self, kind: type[Interrupted]) -> bool:
+        if not self.busy:
             return False
         self.struck = self._owned(kind)
         # The clock rings again after a moment: a signal that arrives just before a system call does not end it.
@@ -163,10 +178,16 @@ class MainSeat(Seat):
 
 
 class _Alarms:
-    """The process has one alarm clock: shares it between nested runs, and with whoever used it before."""
+    """Shares the alarm clock between nested runs, and with whoever used it before.
+
+    Attributes:
+        seats: The runs' seats, the outermost first.
+        lock: Held while another thread strikes, so that its alarm finds our handler.
+    """
 
     def __init__(self) -> None:
         self.seats: list[MainSeat] = []
+        self.lock = threading.Lock()
         self._handler: Any = None
         self._foreign: float | None = None
         self._interval = 0.0
@@ -179,12 +200,13 @@ class _Alarms:
         self.seats.append(seat)
 
     def pop(self, seat: MainSeat) -> None:
-        if seat not in self.seats:
-            return
-        self.seats.remove(seat)
+        with self.lock:
+            if self.seats == [seat]:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, signal.SIG_IGN)  # drops an alarm of ours that is on its way
+                signal.signal(signal.SIGALRM, self._handler if self._handler is not None else signal.SIG_DFL)
+            self.seats.remove(seat)
         self.arm()
-        if not self.seats:
-            signal.signal(signal.SIGALRM, self._handler if self._handler is not None else signal.SIG_DFL)
 
     def arm(self) -> None:
         """Sets the clock to the first deadline."""
@@ -204,17 +226,37 @@ class _Alarms:
         try:
             if self._foreign is not None and self._foreign <= now:
                 self._foreign = now + self._interval if self._interval else None
-                if callable(self._handler):
-                    self._handler(signum, frame)
+                self._ring_foreign(signum, frame)
             for seat in self.seats:  # the outermost first: what it runs ends with it
                 seat.check(now)
         finally:
             self.arm()
 
+    def _ring_foreign(self, signum: int, frame: FrameType | None) -> None:
+        """Does what the alarm would have done without us; what its handler raises ends all runs."""
+        if self._handler == signal.SIG_DFL:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)  # ends the process
+        if not callable(self._handler):
+            return
+        try:
+            self._handler(signum, frame)
+        except BaseException as error:
+            in_user_code = self.seats[-1].busy
+            for seat in self.seats:
+                seat.busy = False
+                seat.abort(error)
+            if in_user_code:  # the engine ends by itself, in order
+                raise
+
 
 _alarms = _Alarms()
 
 
-def seat_here() -> Seat:
-    """Makes the seat that fits the current thread."""
-    return MainSeat() if MainSeat.available() else Seat(threading.get_ident())
+def seat_here(abort: Callable[[BaseException], None]) -> Seat:
+    """Makes the seat that fits the current thread.
+
+    Args:
+        abort: Ends the run with what the handler of somebody else's alarm raised.
+    """
+    return MainSeat(abort) if MainSeat.available() else Seat(threading.get_ident())

@@ -22,7 +22,7 @@ from heliograph.engine.cancellation import Cancellation
 from heliograph.engine.clock import Clock
 from heliograph.engine.codes import StateCode
 from heliograph.engine.graph import Graph, Input
-from heliograph.engine.interrupts import RunStopped, Seat, seat_here
+from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, seat_here
 from heliograph.engine.nodes import Node, TaskFrame
 from heliograph.engine.sink import FailureInfo, RunSink, StoredResult
 from heliograph.engine.state import UNSET, Cancelled, Mapped, Pending, State, Success, success_with
@@ -53,6 +53,20 @@ class Source(NamedTuple):
     items: Sequence[Any] | None = None
     states: Sequence[State] | None = None
     whole: State | None = None
+
+
+class Outward(BaseException):
+    """Carries a user's exception out of the run, to its caller.
+
+    Args:
+        error: The exception.
+        reason: Why it is let through.
+    """
+
+    def __init__(self, error: BaseException, reason: str) -> None:
+        super().__init__(reason)
+        self.error = error
+        self.reason = reason
 
 
 class RunLoop:
@@ -167,7 +181,7 @@ class RunLoop:
 
     def add_seat(self) -> Seat:
         """Makes the seat of this thread, through which a cancellation can reach it."""
-        seat = seat_here()
+        seat = seat_here(self.abort)
         seat.open()
         self.watch(seat)
         return seat
@@ -202,6 +216,12 @@ class RunLoop:
             if self.fault is None:
                 self.fault = error
         self.stop()
+
+    def abort(self, error: BaseException) -> None:
+        """Ends the flow run because of what was raised in the thread that runs it, from outside the run."""
+        if not isinstance(error, KeyboardInterrupt | Interrupted):
+            error = Outward(error, f"{type(error).__name__} was raised from outside the run.")
+        self.crash(error)
 
     def stop(self) -> None:
         """Starts nothing more and interrupts what runs. From any thread, and from signal handlers."""

@@ -19,7 +19,7 @@ from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, TimeOver
 from heliograph.engine.mapping import MappingError, plan_children, upstream_states
 from heliograph.engine.nodes import NONE_VALUE, Node, TaskFrame
 from heliograph.engine.retries import may_retry
-from heliograph.engine.run_loop import RunLoop
+from heliograph.engine.run_loop import Outward, RunLoop
 from heliograph.engine.signals import ENDRUN, StateSignal
 from heliograph.engine.sink import FailureInfo, StoredResult
 from heliograph.engine.state import (
@@ -60,15 +60,8 @@ _EVENT_OF: dict[StateCode, EventKind] = {
     StateCode.LOOPED: EventKind.LOOP,
     StateCode.CANCELLED: EventKind.CANCEL,
 }
+_LET_THROUGH = "A task raised, and `raise_on_exception()` lets it through."
 _log = logging.getLogger("heliograph.TaskRunner")
-
-
-class UserFault(BaseException):
-    """Carries a user's exception out of the run, for `raise_on_exception`."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
 
 
 class TaskRunner:
@@ -205,7 +198,7 @@ class TaskRunner:
             self._stopped()
             return None
         if self.raise_errors:
-            raise UserFault(error)
+            raise Outward(error, _LET_THROUGH)
         return self._settle(frame, old, _failed(from_user_code(error)), inputs)
 
     def _stopped(self) -> None:
@@ -410,7 +403,7 @@ class TaskRunner:
             raise
         except Exception as error:  # a user's trigger
             if self.raise_errors:
-                raise UserFault(error) from error
+                raise Outward(error, _LET_THROUGH) from error
             raise ENDRUN(TriggerFailed("Unexpected error while checking the trigger.", result=error)) from error
         raise ENDRUN(TriggerFailed(f"Trigger returned False: {getattr(trigger, '__name__', trigger)}"))
 
@@ -563,7 +556,7 @@ class TaskRunner:
             return signal.state
         except Exception as error:  # a user's handler
             if self.raise_errors:
-                raise UserFault(error) from error
+                raise Outward(error, _LET_THROUGH) from error
             raise _HandlerFault(Failed("Exception raised while calling state handlers.", result=error)) from error
         if not isinstance(new, State):
             error = TypeError(f"a state handler returned {type(new).__name__}, not a state")

@@ -30,6 +30,9 @@ class Work(Protocol):
     def crash(self, error: BaseException) -> None:
         """Ends the flow run because of a fault outside all tasks."""
 
+    def abort(self, error: BaseException) -> None:
+        """Ends the flow run because of what was raised in the thread that runs it, from outside the run."""
+
 
 class Executor:
     """The base of executors.

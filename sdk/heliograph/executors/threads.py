@@ -53,8 +53,8 @@ class ThreadsExecutor(Executor):
         try:
             while not ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
                 pass
-        except KeyboardInterrupt as interrupt:
-            work.crash(interrupt)
+        except BaseException as error:  # noqa: BLE001 - from a signal handler: the threads end with the run
+            work.abort(error)
         given_up = time.monotonic() + _GRACE_SECONDS
         for worker in workers:
             worker.join(max(0.0, given_up - time.monotonic()))
