@@ -12,7 +12,7 @@ import hashlib
 import re
 import urllib.parse
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,9 +28,9 @@ from heliograph.storage.repository import CommitFiles, Repository, check_size, s
 from heliograph.storage.tarball import DamagedError, Member, read_archive
 from heliograph.storage.web import Web
 
-__all__ = ["Account", "Hosted", "HostedPin", "check_ref", "check_site", "git_name"]
+__all__ = ["MAX_SINGLE", "Account", "Hosted", "HostedPin", "check_ref", "check_site", "git_name"]
 
-_MAX_SINGLE = 200
+MAX_SINGLE = 200
 _TRIES = 3
 _BAD_REF = re.compile(r"[\s\x00-\x1f\x7f~^:?*\[\\]|\.\.|//|^[-/]|/$|\.lock$")
 _SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+)$", re.MULTILINE)
@@ -148,14 +148,29 @@ class Hosted(Repository):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}
 
-    def _token(self) -> str:
+    @property
+    def _archives(self) -> Web:
+        """Who has the archives."""
+        return self._web
+
+    def _login(self) -> str:
+        """Returns the secret for this repository as it is; empty when there is none."""
         parts = urllib.parse.urlsplit(self.url)
         name = self._secret or bound_secret(parts.netloc, parts.path)
-        if not name:
-            return ""
-        text = secret_text(name).strip()
+        return secret_text(name).strip() if name else ""
+
+    def _token(self) -> str:
         # What a login for git looks like, `user:token`, serves here too.
-        return text.rpartition(":")[2]
+        return self._login().rpartition(":")[2]
+
+    def _is_of(self, entry: TreeEntry, data: bytes) -> bool:
+        """True when these are the bytes of an entry."""
+        return git_name(data, entry.oid) == entry.oid
+
+    def _single(self, pin: Pin, entry: TreeEntry) -> bytes:
+        """Returns one file, asked for by itself."""
+        del pin
+        return self._blob(entry.oid)
 
     def probe(self) -> str:
         """Returns what is found at the server: the default branch and its commit."""
@@ -206,7 +221,7 @@ class Hosted(Repository):
         taken, left = sift([(entry.mode, entry.path) for entry in entries])
         by_path = {entry.path: entry for entry in entries}
         check_size(sum(by_path[path].size for path in taken))
-        contents = self._contents(pin, {path: by_path[path].oid for path in taken}, by_path.keys())
+        contents = self._contents(pin, {path: by_path[path] for path in taken}, by_path.keys())
         check_size(sum(len(data) for data in contents.values()))
         return CommitFiles(
             contents=contents,
@@ -214,7 +229,7 @@ class Hosted(Repository):
             left=tuple(left),
         )
 
-    def _contents(self, pin: Pin, wanted: Mapping[str, str], known: Any) -> dict[str, bytes]:
+    def _contents(self, pin: Pin, wanted: Mapping[str, TreeEntry], known: Container[str]) -> dict[str, bytes]:
         """Returns the bytes of files: from the archive where they are right, else one by one."""
         got = self._download(pin, wanted)
         strange = sorted(path for path in got if path not in known)
@@ -224,27 +239,27 @@ class Hosted(Repository):
                 hint="Somebody on the way changed it, or the server is broken.",
             )
         found: dict[str, bytes] = {}
-        for path, oid in wanted.items():
+        for path, entry in wanted.items():
             member = got.get(path)
             # Line ends are what rules for archives change most; undoing that saves a request for each file.
             for data in (member.data, member.data.replace(b"\r\n", b"\n")) if member is not None else ():
-                if git_name(data, oid) == oid:
+                if self._is_of(entry, data):
                     found[path] = data
                     break
         single = [path for path in wanted if path not in found]
-        if len(single) > _MAX_SINGLE:
+        if len(single) > MAX_SINGLE:
             raise StorageError(
                 f"the archive of commit {pin.commit[:12]} lacks or changes {len(single)} files, such as {single[0]}",
                 hint="Its .gitattributes say so (export-ignore, export-subst, filters). Use Git storage.",
             )
         for path in single:
-            data = self._blob(wanted[path])
-            if git_name(data, wanted[path]) != wanted[path]:
+            data = self._single(pin, wanted[path])
+            if not self._is_of(wanted[path], data):
                 raise StorageError(f"{self._web.host} gives another {path} than commit {pin.commit[:12]} has")
             found[path] = data
         return {path: found[path] for path in wanted}
 
-    def _download(self, pin: Pin, wanted: Mapping[str, str] | None) -> dict[str, Member]:
+    def _download(self, pin: Pin, wanted: Mapping[str, TreeEntry] | None) -> dict[str, Member]:
         """Returns the files of the archive with paths below the pin's folder; bytes only of those that are wanted."""
         place, top = self._archive(pin)
         begins = f"{pin.subdir}/" if pin.subdir else ""
@@ -258,7 +273,7 @@ class Hosted(Repository):
             return inner is not None and (wanted is None or inner in wanted)
 
         for attempt in range(1, _TRIES + 1):
-            with self._web.download(place, config().storage.archive_limit_bytes) as stream:
+            with self._archives.download(place, config().storage.archive_limit_bytes) as stream:
                 try:
                     members = read_archive(stream, is_wanted, top=top, name=name)
                     break

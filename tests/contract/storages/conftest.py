@@ -14,13 +14,13 @@ from tests.unit.storage.conftest import clean_imports
 
 __all__ = ["clean_imports", "git_server", "home"]
 
-_MODULES = [
-    importlib.import_module(f"tests.contract.storages.{path.stem}")
+_MODULES = {
+    path.stem.removesuffix("_ground"): importlib.import_module(f"tests.contract.storages.{path.stem}")
     for path in sorted(Path(__file__).parent.glob("*_ground.py"))
-]
-GROUNDS: dict[str, type[Ground]] = {module.GROUND.kind: module.GROUND for module in _MODULES}
+}
+GROUNDS: dict[str, type[Ground]] = {name: module.GROUND for name, module in _MODULES.items()}
 
-for _module in _MODULES:  # fixtures of a kind belong to its file
+for _module in _MODULES.values():  # fixtures of a kind belong to its file
     globals().update({name: getattr(_module, name) for name in _module.__all__})
 
 

@@ -53,13 +53,15 @@ class HostGround(Ground):
 
     Attributes:
         unseen: What is said of a repository that only tokens see.
+        double_name: The fixture of the double, when it is not the kind.
     """
 
+    double_name = ""
     unseen = "is not there, or is private"
 
     def open(self) -> None:
         """Makes the repository."""
-        self.double: HostDouble = self.request.getfixturevalue(self.kind)
+        self.double: HostDouble = self.request.getfixturevalue(self.double_name or self.kind)
         self.double.asked.clear()
         self.repository: HostRepository = self.double.repository(f"shop/s{uuid.uuid4().hex[:8]}")
         self.secrets = (TOKEN, WRONG)

@@ -1,4 +1,4 @@
-"""GitHub and GitLab storage without any server: arguments, addresses, and what answers mean."""
+"""Storage of hosted repositories without any server: arguments, addresses, and what answers mean."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from tests.support.github import recorded, violation
 
 from heliograph.exceptions import HeliographError, InvalidArgumentError
 from heliograph.storage import Bitbucket, GitHub, GitLab, from_reference
+from heliograph.storage.bitbucket_cloud import Cloud
 from heliograph.storage.github import _api_of, _site_of
 from heliograph.storage.hosted import git_name
 from heliograph.storage.http_client import Answer
+from heliograph.storage.pin import Pin
 from heliograph.storage.tarball import read_archive
 from heliograph.storage.web import RateLimitError, Web, reason_of
 
@@ -30,9 +32,8 @@ def test_prefect_1_arguments() -> None:
         "~ann", "etl", host="https://bb.example.org/git", path="a.py", ref="v1", access_token_secret="TOKEN"
     )
     assert box.url == "https://bb.example.org/git/projects/~ann/repos/etl"
-    with pytest.raises(InvalidArgumentError, match="Bitbucket Cloud") as cloud:
-        Bitbucket("ETL", "flows", workspace="acme", cloud_username_secret="U", cloud_app_password_secret="P")
-    assert "Git(repo='acme/flows', repo_host='bitbucket.org'" in cloud.value.hint
+    cloud = Bitbucket("ETL", "flows", "acme", cloud_username_secret="U", cloud_app_password_secret="P", ref="a/b")
+    assert (cloud.url, cloud.ref) == ("https://bitbucket.org/acme/flows", "a/b")
     for make in (lambda **more: GitHub("shop/etl", **more), lambda **more: GitLab("shop/etl", **more)):
         for wrong, way in (({"secrets": ["A"]}, "PrefectSecret"), ({"labels": ["a"]}, "run config")):
             with pytest.raises(InvalidArgumentError, match=way):
@@ -78,7 +79,22 @@ def test_apis_of_github_and_their_pages(site: str, api: str) -> None:
         lambda: GitLab("shop/etl", host="http://gitlab.example.org"),
         lambda: GitLab("shop/etl", host="https://user:s3cr3t@gitlab.example.org"),
         lambda: Bitbucket("ETL/..", "flows", host="bb.example.org"),
-        lambda: from_reference("bitbucket", "https://bb.example.org/ETL/flows#ref=main"),
+        lambda: Bitbucket("ETL", "flows"),
+        lambda: Bitbucket("ETL", workspace="acme"),
+        lambda: Bitbucket("", "flows", host="bb.example.org"),
+        lambda: Bitbucket("ETL", "flows/more", "acme"),
+        lambda: Bitbucket("ETL", "flows", "acme", "https://example.org/below"),
+        lambda: Bitbucket("ETL", "flows", "acme", "http://bitbucket.org"),
+        lambda: Bitbucket("ETL", "flows", "acme", cloud_username_secret="U"),
+        lambda: Bitbucket(
+            "ETL", "flows", host="bb.example.org", cloud_username_secret="U", cloud_app_password_secret="P"
+        ),
+        lambda: Bitbucket(
+            "ETL", "flows", "acme", access_token_secret="T", cloud_username_secret="U", cloud_app_password_secret="P"
+        ),
+        lambda: from_reference("bitbucket", "https://bb.example.org/flows#ref=main"),
+        lambda: from_reference("bitbucket", "https://bb.example.org/a/ETL/flows#ref=main"),
+        lambda: from_reference("bitbucket", "https://bb.example.org/projects/ETL/flows#ref=main"),
         lambda: from_reference("github", f"https://github.com/shop/etl/#commit={'1' * 40}"),
         lambda: from_reference("github", "https://github.com/etl#ref=main"),
         lambda: from_reference("gitlab", "https://gitlab.com/#ref=main"),
@@ -97,6 +113,22 @@ def test_a_projects_own_path_is_told_apart_from_its_servers() -> None:
     assert lab._connect("").base == "https://corp.example.org/gitlab/api/v4"
     location = f"https://corp.example.org/gitlab/shop/etl#commit={'1' * 40}&root=gitlab"
     assert from_reference("gitlab", location)._base == "projects/shop%2Fetl"  # type: ignore[attr-defined]
+
+
+def test_bitbucket_cloud_is_asked_at_its_api_and_archives_come_from_its_pages() -> None:
+    cloud = Bitbucket("", "flows", "acme")
+    assert cloud._connect("").base == "https://api.bitbucket.org/2.0"
+    assert cloud._archives.base == "https://bitbucket.org"
+    commit = "1" * 40
+    location = f"https://bitbucket.org/acme/flows#commit={commit}&path=a.py&flow=a"
+    again = from_reference("bitbucket", location)
+    assert again.location == location
+    assert isinstance(again, Bitbucket)
+    assert again._archive(Pin.parse(location)) == (f"acme/flows/get/{commit}.tar.gz", True)
+    for login, sent in (("t0k", "Bearer t0k"), ("x-token-auth:t0k", "Bearer t0k"), ("a@b.c:t0k", "Basic YUBiLmM6dDBr")):
+        for web in (Cloud("https://bitbucket.org", "a/b").connect(login), Cloud("https://x.y", "a/b").archives(login)):
+            assert web._credential == {"Authorization": sent}
+            assert web._scrubbed("no t0k") == "no ***"
 
 
 def test_an_archive_that_github_once_sent_is_read() -> None:
