@@ -164,7 +164,7 @@ class TaskOptions:
         elif name == "trigger":
             self.trigger = checked_trigger(value, self.name)
         elif name == "cache_for":
-            self._set_cache(value, None, self.cache_key)
+            self._set_cache(value, self._chosen_validator() if value is not None else None, self.cache_key)
         else:
             setattr(self, name, value)
 
@@ -220,6 +220,11 @@ class TaskOptions:
         self.cache_for = cache_for
         self.cache_validator = cache_validator or default
         self.cache_key = cache_key
+
+    def _chosen_validator(self) -> Callable[..., bool] | None:
+        from heliograph.engine.cache_validators import never_use
+
+        return None if self.cache_validator is never_use else self.cache_validator
 
     def _set_result(self, result: Any, target: str | Callable[..., str] | None) -> None:
         if isinstance(target, str):

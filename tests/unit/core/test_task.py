@@ -9,6 +9,7 @@ import pytest
 
 from heliograph import Edge, Flow, Parameter, Task, flatten, mapped, switch, tags, task, triggers, unmapped
 from heliograph.config import set_temporary_config
+from heliograph.engine.cache_validators import all_inputs, duration_only, never_use
 from heliograph.exceptions import FlowError
 from heliograph.tasks.core import Constant, FunctionTask, GetItem
 
@@ -257,6 +258,14 @@ class TestCalls:
                 add(1, task_args={"nmae": "x"})
             with pytest.raises(TypeError, match="timeout"):
                 add(1, task_args={"timeout": 1.5})
+
+    def test_another_cache_time_leaves_the_validator(self):
+        hour = timedelta(hours=1)
+        pattern = Task(cache_for=hour, cache_validator=all_inputs)
+        assert pattern.copy(cache_for=2 * hour).cache_validator is all_inputs
+        assert Task().copy(cache_validator=all_inputs, cache_for=hour).cache_validator is all_inputs
+        assert Task().copy(cache_for=hour).cache_validator is duration_only
+        assert pattern.copy(cache_for=None).cache_validator is never_use
 
     def test_copies(self):
         slugged = Task(slug="x", tags=["a"])
