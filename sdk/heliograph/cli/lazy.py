@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
                 continue
             command = super().get_command(ctx, name)
             if command is not None and not command.hidden:
-                sections.setdefault("Commands", []).append((name, command.get_short_help_str(limit=90)))
+                sections.setdefault("Commands", []).append((name, command.get_short_help_str(limit=200)))
         for section, rows in sections.items():
             with formatter.section(section):
                 formatter.write_dl(rows)

@@ -568,9 +568,14 @@ class Mapped(Success):
     @property
     def result(self) -> Any:
         """The children's results, in order."""
-        if self.value is UNSET:
-            self.value = [None if state is None else state.result for state in self.map_states]
-        return self.value
+        if self.value is not UNSET:
+            return self.value
+        results = [None if state is None else state.result for state in self.map_states]
+        if len(results) == self.n_map_states and all(
+            state is not None and state.is_finished() for state in self.map_states
+        ):
+            self.value = results  # a handler may look before the children ended
+        return results
 
     @result.setter
     def result(self, value: Any) -> None:

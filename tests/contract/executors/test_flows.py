@@ -689,6 +689,21 @@ def test_handlers_see_every_change_in_order(run: Runner) -> None:
     ]  # fmt: skip
 
 
+def test_a_handler_that_looks_at_a_map_too_early_changes_nothing(run: Runner) -> None:
+    seen: list[Any] = []
+
+    def handler(_task: Any, _old: State, new: State) -> None:
+        seen.append(new.result)
+
+    with Flow("f") as flow:
+        m = task(lambda x: x + 1, name="m", state_handlers=[handler]).map([1, 2, 3])
+        total = task(lambda xs: xs[0] + xs[1] + xs[2], name="total")(m)
+    state = run(flow)
+    assert seen[0] == []
+    assert state.result[m].result == [2, 3, 4]
+    assert state.result[total].result == 9
+
+
 def test_handlers_replace_states_and_feed_each_other(run: Runner) -> None:
     def to_success(t: Task, old: State, new: State) -> State | None:
         return Success("rescued", result=5) if new.is_failed() else None
