@@ -12,7 +12,8 @@ from tests.support.crowd import Returned, crowd
 from tests.support.figures import Figure
 from tests.support.forms import forms
 
-MOST_IN_A_SECOND = 100
+MOST_IN_A_SECOND = 125
+"""100 are the aim; a busy machine is late for some, and then answers them with the next."""
 BACK_SECONDS = 45.0
 """30 s are the aim; other work on this machine is slow to answer."""
 
