@@ -25,11 +25,12 @@ TOKEN = "hg-test-token-51d0c7e94b"
 
 @dataclass
 class Asked:
-    """One request: which of the servers, path with query, and headers by name in small letters."""
+    """One request: which of the servers, path with query, headers by name in small letters, and what was sent."""
 
     server: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 @dataclass
@@ -135,6 +136,8 @@ class HostDouble:
     """
 
     kind = ""
+    closes = True
+    """Whether a connection has one request only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,6 +170,11 @@ class HostDouble:
         """Returns the address of a repository's page."""
         return f"{self.site()}/{name}"
 
+    def named(self, path: str, headers: Mapping[str, str]) -> str:
+        """Returns what a request is called in records and faults: its path."""
+        del headers
+        return path
+
     # --- running -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -182,7 +190,9 @@ class HostDouble:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                asked = Asked(name, self.path, {key.lower(): text for key, text in self.headers.items()})
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {key.lower(): text for key, text in self.headers.items()}
+                asked = Asked(name, double.named(self.path, headers), headers, body)
                 with double._lock:
                     double.asked.append(asked)
                 told = answer(asked)
@@ -191,10 +201,14 @@ class HostDouble:
                     self.send_header(key, text)
                 if told.body or told.status != 304:
                     self.send_header("Content-Length", str(len(told.body) + told.cut))
-                self.send_header("Connection", "close")
+                if double.closes:
+                    self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(told.body)
-                self.close_connection = True
+                self.close_connection = double.closes or bool(told.cut)
+
+            def do_POST(self) -> None:
+                self.do_GET()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -16,6 +16,7 @@ from heliograph.storage.s3 import S3
 if TYPE_CHECKING:
     from heliograph.storage.azure import Azure
     from heliograph.storage.bitbucket import Bitbucket
+    from heliograph.storage.codecommit import CodeCommit
     from heliograph.storage.docker import Docker
     from heliograph.storage.gcs import GCS
     from heliograph.storage.git import Git
@@ -34,6 +35,7 @@ __all__ = [
     "Bitbucket",
     "BundleFormat",
     "BundleRef",
+    "CodeCommit",
     "Docker",
     "Git",
     "GitHub",
@@ -52,6 +54,7 @@ _HERE = "heliograph.storage"
 _KINDS = {
     "azure": ("azure", "Azure"),
     "bitbucket": ("bitbucket", "Bitbucket"),
+    "codecommit": ("codecommit", "CodeCommit"),
     "gcs": ("gcs", "GCS"),
     "docker": ("docker", "Docker"),
     "git": ("git", "Git"),
@@ -69,15 +72,8 @@ _LATE = {name: f"{_HERE}.{module}" for module, name in _KINDS.values() if name n
 _LATE["Webhook"] = _LATE["HTTP"]
 """Imported when asked for: they need what most flows do not."""
 
-_GONE = {
-    "CodeCommit": "use Git storage with the repository's address",
-}
-"""Prefect 1's classes that are not here."""
-
 
 def __getattr__(name: str) -> Any:
-    if name in _GONE:
-        raise ImportError(f"there is no {name} storage here: {_GONE[name]}", name=__name__)
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATE[name]), name)
@@ -87,8 +83,8 @@ def from_reference(storage: str, location: str, *, host: str = "") -> Storage:
     """Returns the storage that a reference names, to fetch from.
 
     Args:
-        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `bitbucket`, `oci`, `docker`, `module`,
-            `http`.
+        storage: Kind: `local`, `s3`, `gcs`, `azure`, `git`, `github`, `gitlab`, `bitbucket`, `codecommit`, `oci`,
+            `docker`, `module`, `http`.
         location: A folder, `s3://bucket/prefix`, `oci://host/name@sha256:…`, or a repository's address with what of it
             is meant.
         host: The host that has the folder, for messages.

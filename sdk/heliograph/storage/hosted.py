@@ -282,13 +282,6 @@ class Hosted(Repository):
                         raise
         return {inner: member for path, member in members.items() if (inner := below(path)) is not None}
 
-    def _gone(self, pin: Pin) -> StorageError:
-        """Returns the error for a commit that the server does not know, when the repository itself is there."""
-        return StorageError(
-            f"commit {pin.commit} is not in {pin.url} any more",
-            hint="Its branch was rewritten and the server tidied up. Push the commit, or register the flow again.",
-        )
-
 
 def _from_archive(members: Mapping[str, Member], pin: Pin) -> CommitFiles:
     """Takes an archive at its word, where nothing tells what the commit holds."""

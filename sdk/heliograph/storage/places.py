@@ -13,7 +13,7 @@ from heliograph.exceptions import StorageError
 
 __all__ = ["PINNED", "check_location", "is_below", "is_plain"]
 
-PINNED: Collection[str] = frozenset({"git", "github", "gitlab", "bitbucket", "docker", "module"})
+PINNED: Collection[str] = frozenset({"git", "github", "gitlab", "bitbucket", "codecommit", "docker", "module"})
 """Kinds whose locations say behind a `#` what of the place is meant: see `heliograph.storage.pin`."""
 
 _HIDDEN = re.compile(r"%(?:2e|2f|5c|25|23|3f|[01][0-9a-f]|7f)|[\x00-\x1f\x7f]", re.IGNORECASE)

@@ -293,6 +293,13 @@ class Repository(Storage):
             )
         return pin, manifest, files
 
+    def _gone(self, pin: Pin) -> StorageError:
+        """Returns the error for a commit that the server does not know, when the repository itself is there."""
+        return StorageError(
+            f"commit {pin.commit} is not in {pin.url} any more",
+            hint="Its branch was rewritten and the server tidied up. Push the commit, or register the flow again.",
+        )
+
 
 def sift(entries: Sequence[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:
     """Divides the entries of a commit into what a bundle takes and what it leaves: the same everywhere, for ever.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from heliograph.exceptions import ConfigurationError, HeliographError
+from heliograph.exceptions import HeliographError
+from heliograph.utilities.aws import aws_client, error_code
 from heliograph.utilities.objects import Head, ObjectGoneError, Objects
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Objects", "s3_client", "s3_errors"]
 
-_lock = threading.Lock()
-_loader: Any = None
-"""Reads botocore's descriptions of services once for all clients: they are four fifths of what a client costs."""
 _DENIED = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _OTHERWISE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -37,34 +34,12 @@ def s3_client(options: Mapping[str, Any] | None = None) -> S3Client:
     Raises:
         ConfigurationError: If boto3 is not installed, or refuses the options.
     """
-    try:
-        import boto3
-        import botocore.session
-        from botocore.config import Config as BotoConfig
-        from botocore.exceptions import BotoCoreError
-    except ImportError as error:
-        raise ConfigurationError(
-            "S3 needs boto3, which is not installed", hint="Install it with: pip install 'heliograph[aws]'"
-        ) from error
-    global _loader
     from heliograph.config import config
 
     given = dict(options or {})
-    given.setdefault("config", BotoConfig(retries={"max_attempts": 5, "mode": "standard"}))
     if endpoint := config().storage.s3_endpoint_url:
         given.setdefault("endpoint_url", endpoint)
-    try:
-        with _lock:  # boto3 sessions are not safe to share between threads; clients are
-            core = botocore.session.get_session()
-            if _loader is None:
-                _loader = core.get_component("data_loader")
-            core.register_component("data_loader", _loader)
-            session = boto3.session.Session(botocore_session=core)
-            if session.region_name is None:
-                given.setdefault("region_name", "us-east-1")
-            return session.client("s3", **given)
-    except (BotoCoreError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"no S3 client can be made: {error}") from error
+    return cast("S3Client", aws_client("s3", given, name="S3", region="us-east-1"))
 
 
 class S3Objects(Objects):
@@ -103,7 +78,7 @@ class S3Objects(Objects):
         try:
             found = self.client.head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
-            if _error_code(error) in _MISSING:  # a missing bucket is a mistake, not absence
+            if error_code(error) in _MISSING:  # a missing bucket is a mistake, not absence
                 return None
             raise
         tag = found["ETag"].strip('"')
@@ -120,7 +95,7 @@ class S3Objects(Objects):
         try:
             self.client.put_object(**target, **condition)
         except ClientError as error:
-            code = _error_code(error)
+            code = error_code(error)
             if code in _OTHERWISE or (over and code in _MISSING):
                 return False
             if code != "NotImplemented" or not condition:
@@ -140,7 +115,7 @@ class S3Objects(Objects):
                 for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
                     target.write(chunk)
             except ClientError as error:
-                if _error_code(error) in _MISSING:
+                if error_code(error) in _MISSING:
                     raise ObjectGoneError from error
                 raise
             except (HTTPClientError, IncompleteReadError):
@@ -161,14 +136,6 @@ class S3Objects(Objects):
         return s3_errors(kind, message)
 
 
-def _error_code(error: BaseException) -> str:
-    """Returns S3's code of an error (`NoSuchKey`, `AccessDenied`, `PreconditionFailed`), or an empty string."""
-    response = getattr(error, "response", None)
-    if not isinstance(response, dict):
-        return ""
-    return str(response.get("Error", {}).get("Code", ""))
-
-
 @contextmanager
 def s3_errors(kind: type[HeliographError], message: str) -> Iterator[None]:
     """Turns whatever boto3 raises in the block into `kind`, with S3's own code and message behind `message`."""
@@ -178,7 +145,7 @@ def s3_errors(kind: type[HeliographError], message: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, HTTPError) as error:
-        code = _error_code(error)
+        code = error_code(error)
         hint = "Check the way to the server, and this machine's credentials for it."
         if code in _DENIED:
             hint = "Check the credentials and the bucket's policy."

@@ -14,7 +14,7 @@ import pytest
 from tests.support.docker_engine import DockerEngine
 from tests.support.fargate.definitions import REGION, Definitions, check_size
 from tests.support.fargate.script import Script
-from tests.support.fargate.shapes import ServiceError, check_answer, check_error, check_request, wire
+from tests.support.fargate.shapes import ServiceError, check_answer, check_error, check_headers, check_request, wire
 from tests.support.fargate.task import Task
 
 TARGET = "AmazonEC2ContainerServiceV20141113."
@@ -252,12 +252,6 @@ class Fargate:
 HOP_BY_HOP = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
-def _check_headers(headers: Mapping[str, str], keys: set[str]) -> None:
-    if not any(f"Credential={key}/" in headers.get("Authorization", "") for key in keys):
-        raise ServiceError("UnrecognizedClientException", "The security token is invalid.")
-    assert headers["Content-Type"] == "application/x-amz-json-1.1"
-
-
 def _handler(double: Fargate) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -274,7 +268,7 @@ def _handler(double: Fargate) -> type[BaseHTTPRequestHandler]:
             operation = target.removeprefix(TARGET)
             double.requests.append((operation, body))
             try:
-                _check_headers(self.headers, double.access_keys)
+                check_headers(self.headers, double.access_keys)
                 found = double.answer(operation, json.loads(body or b"{}"))
                 check_answer(operation, found)
                 lost = double.script.loses(operation)

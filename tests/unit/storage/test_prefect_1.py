@@ -11,7 +11,7 @@ import pytest
 
 from heliograph import run_configs, storage
 from heliograph.exceptions import InvalidArgumentError
-from heliograph.storage import S3, Azure, Git, Local
+from heliograph.storage import S3, Azure, Bitbucket, CodeCommit, Git, Local
 
 SCRIPT = Path("/srv/flows/etl.py")
 BASE = {"result", "secrets", "labels", "add_default_labels", "stored_as_script"}
@@ -29,6 +29,7 @@ ARGUMENTS = {
     "GitLab": {"repo", "path", "host", "ref", "access_token_secret", *BASE},
     "Bitbucket": {"project", "repo", "workspace", "host", "path", "ref", "access_token_secret", "cloud_username_secret",
                   "cloud_app_password_secret", *BASE},
+    "CodeCommit": {"repo", "path", "commit", "client_options", *BASE},
     "UniversalRun": {"env", "labels"},
     "LocalRun": {"env", "working_dir", "labels"},
     "DockerRun": {"image", "env", "labels", "ports", "host_config"},
@@ -43,6 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "S3": {"bucket": "flows"}, "GCS": {"bucket": "flows"}, "Azure": {"container": "flows"},
     "Git": {"flow_path": "etl.py", "repo": "shop/etl"}, "GitHub": {"repo": "shop/etl", "path": "etl.py"},
     "GitLab": {"repo": "shop/etl", "path": "etl.py"},
+    "CodeCommit": {"repo": "etl"},
     "Bitbucket": {"project": "SHOP", "repo": "etl", "host": "https://bits.example.org"},
 }  # fmt: skip
 
@@ -176,6 +178,15 @@ CASES: list[tuple[str, dict[str, Any], Check]] = [
     ),
     ("Bitbucket", {"cloud_username_secret": "U", "cloud_app_password_secret": "P"}, "workspace="),
     *_repository("Bitbucket"),
+    ("CodeCommit", {"repo": "shop.etl"}, lambda made: made.url.endswith("/shop.etl")),
+    ("CodeCommit", {"path": "/flows/etl.py"}, lambda made: made.flow_path == "flows/etl.py"),
+    ("CodeCommit", {"commit": "refs/heads/main"}, lambda made: made.ref == "refs/heads/main"),
+    (
+        "CodeCommit",
+        {"client_options": {"region_name": "eu-west-1"}},
+        lambda made: made.url == "codecommit://eu-west-1/etl",
+    ),
+    *_repository("CodeCommit"),
     ("UniversalRun", {"env": {"A": "1"}}, _settings(env={"A": "1"}, launcher="")),
     ("UniversalRun", {"labels": ["b", "a"]}, _settings(labels=("a", "b"))),
     ("LocalRun", {"env": {"A": "1"}}, _settings(env={"A": "1"}, launcher="local")),
@@ -266,6 +277,11 @@ def test_no_argument_is_left_out(name: str) -> None:
         (Azure("flows", "BLOBS", "etl"), Azure(container="flows", connection_string_secret="BLOBS", blob_name="etl")),
         (Local("/srv", True), Local(directory="/srv")),
         (Git("etl.py", "shop/etl"), Git(flow_path="etl.py", repo="shop/etl")),
+        (
+            CodeCommit("etl", "etl.py", "main", {"region_name": "eu-west-1"}),
+            CodeCommit(repo="etl", path="etl.py", commit="main", client_options={"region_name": "eu-west-1"}),
+        ),
+        (Bitbucket("SHOP", "etl", "acme"), Bitbucket(project="SHOP", repo="etl", workspace="acme")),
     ],
 )
 def test_arguments_stand_in_the_same_order(made: Any, as_prefect_1: Any) -> None:
@@ -275,7 +291,6 @@ def test_arguments_stand_in_the_same_order(made: Any, as_prefect_1: Any) -> None
 @pytest.mark.parametrize(
     ("module", "name", "way"),
     [
-        ("heliograph.storage", "CodeCommit", "Git"),
         ("heliograph.run_configs", "VertexRun", "KubernetesRun"),
     ],
 )
