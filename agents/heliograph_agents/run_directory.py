@@ -55,7 +55,7 @@ class RunSettings:
         show_output: True to repeat the flow's output on the agent's.
         failure_text: `local`, `redacted` or `full`: what of a failure's text may cross.
         log_mode: `redacted`, `local` or `full`: what of a log line may cross.
-        grace_seconds: How long a cancelled flow has to end, before SIGTERM; after as long again, SIGKILL.
+        grace_seconds: How long a cancelled flow has to end, before SIGTERM; after half as long again, SIGKILL.
         container: True where the supervisor is the first process of a container: SIGTERM then means that the
             infrastructure takes the run's place away, not that somebody cancelled it.
     """
@@ -73,6 +73,11 @@ class RunSettings:
     log_mode: str = "redacted"
     grace_seconds: float = 10.0
     container: bool = False
+
+    @property
+    def end_seconds(self) -> float:
+        """How long whoever ends a run from outside waits for its supervisor, which ends it and ships the rest."""
+        return 2 * self.grace_seconds + 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ is found once. One that is asked to stop is being stopped until it has, however 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,6 +15,10 @@ from typing import Any, TypeVar
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import Handle, InfraExit, Liveness
 from heliograph_agents.launchers.records import Records
+
+_log = logging.getLogger("heliograph.agent")
+
+STOP_PAUSE_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -81,6 +86,25 @@ class UnderWay:
         if name not in self._stopping:
             task = self._stopping[name] = asyncio.get_running_loop().create_task(begin())
             task.add_done_callback(lambda _: self._stopping.pop(name, None))
+
+    async def insist(
+        self, handle: Handle, look: Callable[[Handle], Liveness | InfraExit], end: Callable[[], object]
+    ) -> bool:
+        """Has an attempt that lives end: calls `end`, which blocks, until that is taken.
+
+        Returns:
+            False when it had ended.
+        """
+        while True:
+            try:
+                if isinstance(await self.inspect(handle, look), InfraExit):
+                    return False
+                await self.do(end)
+            except OSError as error:
+                _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
+                await asyncio.sleep(STOP_PAUSE_SECONDS)
+            else:
+                return True
 
     def forget(self, name: str) -> None:
         """Nobody asks for that attempt any more."""

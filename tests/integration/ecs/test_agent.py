@@ -116,7 +116,7 @@ def test_an_agent_that_cannot_list_tasks_does_not_start(tmp_path: Path, fargate:
     start = ["agent", "ecs", "start", "--region", "eu-west-1", "--endpoint-url", fargate.url]
     here = stack.cli(*start, check=False)
     assert here.returncode != 0
-    assert "containers cannot reach the control plane" in here.stderr
+    assert "tasks cannot reach the control plane" in here.stderr
     nowhere = stack.cli(*start, "--advertise-address", stack.address, "--cluster", "no-such-cluster", check=False)
     assert nowhere.returncode != 0
     assert "ClusterNotFoundException" in nowhere.stderr

@@ -58,7 +58,9 @@ def test_pods_must_reach_the_control_plane(tmp_path: Path) -> None:
         options = {"kubeconfig": cluster.kubeconfig()}
         with pytest.raises(InvalidArgumentError, match="that is the pod itself"):
             kind("kubernetes").make(ground(tmp_path, "127.0.0.1:4480", **options))
-        made = kind("kubernetes").make(ground(tmp_path, "127.0.0.1:4480", advertise_address="cp:4480", **options))
+        with pytest.raises(InvalidArgumentError, match="pods would with TLS"):
+            kind("kubernetes").make(ground(tmp_path, "127.0.0.1:4480", advertise_address="cp:4480", **options))
+        made = kind("kubernetes").make(ground(tmp_path, "plane.test:4480", advertise_address="cp:4480", **options))
         assert isinstance(made, KubernetesLauncher)
         assert made._settings.address == "cp:4480"
 

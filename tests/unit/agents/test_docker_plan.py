@@ -28,7 +28,7 @@ SPEC = RunSpec(
 def planned(agent: DockerOptions | None = None, **asked: Any) -> DockerPlan:
     """Plans a container."""
     settings = DockerRun(**{"image": "flows:1", **asked}).launch_settings()
-    return make_plan(SPEC, settings, agent or DockerOptions(), {"agent": "a"})
+    return make_plan(SPEC, settings, agent or DockerOptions(), {"heliograph.io/agent": "a"})
 
 
 @pytest.mark.parametrize(
@@ -186,13 +186,16 @@ def test_ends_without_a_word(state: dict[str, Any], printed: str, reason: Failur
 
 
 def test_containers_must_reach_the_control_plane() -> None:
-    assert address_inside("plane:4480", "", (), {}) == "plane:4480"
-    assert address_inside("127.0.0.1:4480", "", ("host",), {}) == "127.0.0.1:4480"
-    with pytest.raises(InvalidArgumentError, match="cannot reach"):
-        address_inside("127.0.0.1:4480", "", (), {})
+    def inside(address: str, advertised: str, tls: dict[str, Any] | None = None) -> str:
+        return address_inside(address, advertised, tls or {}, what="task", advice="for example there:4480")
+
+    assert inside("plane:4480", "") == "plane:4480"
+    with pytest.raises(InvalidArgumentError, match="tasks cannot reach") as refused:
+        inside("127.0.0.1:4480", "")
+    assert "there:4480" in str(refused.value.hint)
     with pytest.raises(InvalidArgumentError, match="plain text"):
-        address_inside("127.0.0.1:4480", "host.docker.internal:4480", (), {})
-    assert address_inside("localhost:4480", "gateway:4480", (), {"insecure": True}) == "gateway:4480"
+        inside("127.0.0.1:4480", "host.docker.internal:4480")
+    assert inside("localhost:4480", "gateway:4480", {"insecure": True}) == "gateway:4480"
 
 
 def test_arguments_of_prefect_1_come_first() -> None:

@@ -16,7 +16,7 @@ from heliograph_agents.launcher import BundleSpec, Credentials, LaunchError, Run
 from heliograph_agents.launchers.ecs.definitions import family_of, hash_of
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
-from heliograph_agents.launchers.ecs.plan import EcsPlan, make_plan
+from heliograph_agents.launchers.ecs.plan import EcsPlan, Owner, make_plan
 from heliograph_agents.policy import parse_policy
 from heliograph_agents.run_directory import RunSettings, parse_launch_record
 from heliograph_agents.start_code import Start
@@ -32,9 +32,7 @@ AGENT = EcsOptions(execution_role=ROLE, region="eu-west-1")
 
 def plan(config: ECSRun | None = None, agent: EcsOptions = AGENT, **changes: Any) -> EcsPlan:
     settings = config.launch_settings() if config else LaunchSettings(image="image:1")
-    return make_plan(
-        SPEC, replace(settings, **changes), agent, {"agent": "a", "started-by": "heliograph-a"}, grace_seconds=10
-    )
+    return make_plan(SPEC, replace(settings, **changes), agent, Owner("a", "heliograph-a", 25.0))
 
 
 def definition(made: EcsPlan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_in, exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
-from heliograph_agents.launchers.address import address_inside, certificates
+from heliograph_agents.launchers.address import address_inside, certificates, settings_inside
 from heliograph_agents.launchers.docker import cleaning
 from heliograph_agents.launchers.docker.carried import carried
 from heliograph_agents.launchers.docker.engine import Engine, EngineAwayError, EngineRefusedError
@@ -32,8 +33,9 @@ from heliograph_agents.launchers.docker.events import Watch
 from heliograph_agents.launchers.docker.images import provide
 from heliograph_agents.launchers.docker.offer import Offer, one_file, owner_of, unpack_outbox
 from heliograph_agents.launchers.docker.options import DockerOptions
-from heliograph_agents.launchers.docker.plan import LABEL, PLACE, DockerPlan, make_plan, name_of
+from heliograph_agents.launchers.docker.plan import PLACE, DockerPlan, make_plan, name_of
 from heliograph_agents.launchers.docker.verdict import gone, never_started, verdict
+from heliograph_agents.launchers.labels import LABEL, attempt_in
 from heliograph_agents.launchers.records import Records
 from heliograph_agents.launchers.under_way import UnderWay
 from heliograph_agents.output import repeat
@@ -57,6 +59,11 @@ _PASSING = ("no space left", "cannot allocate memory", "temporarily unavailable"
             "deadline exceeded", "context canceled", "too many open files", "already in use")  # fmt: skip
 """What the engine says that it may not say later. All else is about what was asked for."""
 
+_ADVICE = (
+    "for example host.docker.internal:4480 (and have the control plane listen on more than loopback), or run them with"
+    " --network host"
+)
+
 RUNNING = ("running", "paused", "restarting", "removing")
 
 
@@ -77,19 +84,14 @@ class DockerLauncher:
     needs_settings = True
 
     def __init__(self, settings: RunSettings, folder: Path, options: DockerOptions, *, advertised: str = "") -> None:
-        self._settings = replace(
-            settings,
-            address=address_inside(settings.address, advertised, options.networks, settings.tls),
-            home=f"{PLACE}/home",
-            cache=f"{PLACE}/cache",
-            work_dir="",
-            show_output=True,
-            container=True,
-        )
+        address = settings.address
+        if advertised or options.networks != ("host",):  # there they share its loopback
+            address = address_inside(address, advertised, settings.tls, what="container", advice=_ADVICE)
+        self._settings = settings_inside(settings, address, PLACE)
         self._cache = Path(settings.cache)
         self._options = options
         # The control plane too: agents of several may share a name, and an engine.
-        self._identity = {"agent": settings.agent, "control-plane": settings.address}
+        self._own_labels = {f"{LABEL}agent": settings.agent, f"{LABEL}control-plane": settings.address}
         self._engine = Engine(options.base_url, options.timeout_seconds)
         self._records = Records(folder)
         self._under_way = UnderWay(self.kind, self._records, THREADS, LAUNCHES)
@@ -99,8 +101,7 @@ class DockerLauncher:
 
     def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> DockerPlan:
         """Puts run config and agent's options together."""
-        identity = {**self._identity, "flow-run": spec.flow_run, "epoch": str(spec.epoch)}
-        return make_plan(spec, settings or LaunchSettings(), self._options, identity)
+        return make_plan(spec, settings or LaunchSettings(), self._options, self._own_labels)
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
         """Connects, and begins to listen for the ends of containers.
@@ -120,7 +121,7 @@ class DockerLauncher:
         loop = asyncio.get_running_loop()
 
         def hint(labels: dict[str, str]) -> None:
-            handle = _handle_of(labels)
+            handle = attempt_in(labels, name_of)
             if handle is not None:
                 loop.call_soon_threadsafe(ended, handle)
 
@@ -135,6 +136,7 @@ class DockerLauncher:
 
     def _launch(self, plan: DockerPlan, credentials: Credentials) -> Handle:
         handle = Handle(plan.spec.flow_run, plan.spec.epoch, plan.name, plan.start_timeout_seconds)
+        planned = False
         try:
             found = self._engine.container(plan.name)
             if found is not None and self._launched_before(found, handle):
@@ -144,6 +146,7 @@ class DockerLauncher:
             image = provide(self._engine, plan.image, plan.pull_policy, plan.platform)
             record = LaunchRecord(plan.spec, self._settings, credentials.incarnation, credentials.renew_every_seconds)
             self._records.plan(handle)
+            planned = True
             self._start(plan, record, credentials.run_token, image.reference, image.user)
         except EngineAwayError as error:
             # It may have been started all the same: the next look tells, and an attempt that is there stays one.
@@ -154,7 +157,8 @@ class DockerLauncher:
             self._undo(handle)
             raise self._refused(error) from error
         except LaunchError:
-            self._records.remove(handle)
+            if planned:  # before, there may be a container of somebody else's
+                self._undo(handle)
             raise
         except ValueError as error:
             self._undo(handle)
@@ -170,7 +174,7 @@ class DockerLauncher:
     def _launched_before(self, found: dict[str, Any], handle: Handle) -> bool:
         """True when that container is this attempt's, and has been started. One that was not is in the way."""
         labels = found["Config"].get("Labels") or {}
-        if _handle_of(labels) != handle:
+        if attempt_in(labels, name_of) != handle:
             raise LaunchError(f"a container that is none of ours is named {handle.infrastructure}")
         if found["State"]["Status"] != "created":
             return True
@@ -261,7 +265,7 @@ class DockerLauncher:
     def _left(self) -> dict[str, Handle]:
         found = {handle.infrastructure: handle for handle in self._records.left()}
         for one in self._engine.containers(self._own_labels):
-            handle = _handle_of(one.get("Labels") or {})
+            handle = attempt_in(one.get("Labels") or {}, name_of)
             if handle is not None and not self._records.is_forgotten(handle):
                 found[handle.infrastructure] = handle
         return found
@@ -269,10 +273,6 @@ class DockerLauncher:
     async def list(self) -> list[Handle]:
         """Returns the attempts of this agent: those that the engine has, and those that it lost."""
         return [*(await self._under_way.do(self._left)).values()]
-
-    @property
-    def _own_labels(self) -> dict[str, str]:
-        return {LABEL + key: value for key, value in self._identity.items()}
 
     async def outbox(self, handle: Handle) -> Path | None:
         """Returns the copy of what the container did not ship; there once it has ended."""
@@ -291,24 +291,18 @@ class DockerLauncher:
         self._under_way.stop(handle.infrastructure, lambda: self._stop(handle, told=told))
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
-        """The supervisor has the grace period and half of it to end the flow; then it is ended, then killed.
+        """A supervisor that was told has its time to end the flow by itself; then it is ended, then killed.
 
         One that the control plane has not heard of yet is told here that it is cancelled: SIGTERM would tell it that
         its place is taken away.
         """
-        longest = 2 * self._settings.grace_seconds + 5.0
+        longest = self._settings.end_seconds
         first = (signal.SIGTERM, longest) if told else (signal.SIGUSR2, 0.0)
         for number, patience in (first, (signal.SIGKILL, longest)):
             await asyncio.sleep(patience)
-            while True:
-                try:
-                    if isinstance(await self.inspect(handle), InfraExit):
-                        return
-                    await self._under_way.do(self._engine.signal, handle.infrastructure, number)
-                    break
-                except OSError as error:
-                    _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
-                    await asyncio.sleep(2.0)
+            end = partial(self._engine.signal, handle.infrastructure, number)
+            if not await self._under_way.insist(handle, self._look, end):
+                return
 
     async def forget(self, handle: Handle) -> None:
         """Marks the end as reported. Container and volume go with the next cleanup, or after a while."""
@@ -331,15 +325,3 @@ class DockerLauncher:
             await asyncio.to_thread(self._watch.stop)
         self._under_way.close()
         self._engine.close()
-
-
-def _handle_of(labels: dict[str, str]) -> Handle | None:
-    """Returns the attempt that labels name; None when they name none."""
-    flow_run, epoch = labels.get(f"{LABEL}flow-run", ""), labels.get(f"{LABEL}epoch", "")
-    if not flow_run or not epoch.isdecimal():
-        return None
-    try:
-        timeout = float(labels.get(f"{LABEL}start-timeout", "0"))
-    except ValueError:
-        timeout = 0.0
-    return Handle(flow_run, int(epoch), name_of(flow_run.rpartition("/")[2], int(epoch)), timeout)

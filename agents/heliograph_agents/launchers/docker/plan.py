@@ -14,9 +14,7 @@ from heliograph.storage import LaunchSettings
 from heliograph_agents.launcher import LaunchError, PlanFacts, RunSpec
 from heliograph_agents.launchers.docker.options import PULL_POLICIES, DockerOptions, is_mode
 from heliograph_agents.launchers.docker.volumes import Volume, parse_volume
-
-LABEL = "heliograph.io/"
-"""Beginning of the labels by which containers and volumes are found; run configs cannot set any of them."""
+from heliograph_agents.launchers.labels import LABEL, labels_of
 
 PLACE = "/heliograph"
 """Where the attempt's volume is in the container."""
@@ -78,7 +76,7 @@ def make_plan(spec: RunSpec, settings: LaunchSettings, agent: DockerOptions, ide
         spec: The attempt.
         settings: What its author asks for.
         agent: What the agent's owner sets.
-        identity: Labels that make it this agent's, without `LABEL`.
+        identity: Labels that make it this agent's.
 
     Raises:
         LaunchError: It cannot be made.
@@ -120,8 +118,7 @@ class _Plan:
         labels = {str(key): str(value) for key, value in options.get("container_labels", {}).items()}
         if taken := [key for key in labels if key.startswith(LABEL)]:
             raise _refusal(f"labels that begin with {LABEL} are the agent's: {', '.join(taken)}")
-        labels |= {LABEL + key: value for key, value in identity.items()}
-        labels |= {LABEL + "image": image, LABEL + "start-timeout": f"{timeout:g}"}
+        labels |= {**identity, **labels_of(spec, timeout), f"{LABEL}image": image}
         body: dict[str, Any] = {
             "Cmd": [options.get("python", "python"), "-m", "heliograph_agents.container", f"{PLACE}/offer", "--runs",
                     f"{PLACE}/runs"],

@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from heliograph.run_configs.ecs import parse_task_definition
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
-from heliograph_agents.launchers.address import address_inside, certificates
+from heliograph_agents.launchers.address import address_inside, certificates, settings_inside
 from heliograph_agents.launchers.ecs.aws import Aws, AwsAwayError, AwsRefusedError, refusal, unplaced
 from heliograph_agents.launchers.ecs.definitions import Definitions
 from heliograph_agents.launchers.ecs.logs import tail
 from heliograph_agents.launchers.ecs.network import Network
 from heliograph_agents.launchers.ecs.options import EcsOptions
-from heliograph_agents.launchers.ecs.plan import PLACE, EcsPlan, definition_from, make_plan
+from heliograph_agents.launchers.ecs.plan import PLACE, EcsPlan, Owner, definition_from, make_plan
 from heliograph_agents.launchers.ecs.reasons import container_of, gone, never_started, verdict
 from heliograph_agents.launchers.ecs.tasks import Tasks, Watch, handle_of
 from heliograph_agents.launchers.records import Records
@@ -59,6 +60,8 @@ START_TIMEOUT_SECONDS = 900.0
 
 FORGOTTEN_SECONDS = 7200.0
 """How long the folder of a reported attempt stays: longer than ECS lists its task."""
+
+_ADVICE = "at an address of their VPC or of the internet, for example heliograph.example.com:4480"
 
 MAX_OVERRIDE_BYTES = 8192
 """Most that ECS takes as overrides."""
@@ -92,16 +95,8 @@ class EcsLauncher:
         advertised: str = "",
         start_timeout_seconds: float = START_TIMEOUT_SECONDS,
     ) -> None:
-        self._settings = replace(
-            settings,
-            address=address_inside(settings.address, advertised, (), settings.tls),
-            home=f"{PLACE}/home",
-            cache=f"{PLACE}/cache",
-            work_dir="",
-            show_output=True,
-            container=True,
-        )
-        self._address = self._settings.address
+        self._address = address_inside(settings.address, advertised, settings.tls, what="task", advice=_ADVICE)
+        self._settings = settings_inside(settings, self._address, PLACE)
         self._options, self._codes, self._start_timeout = options, codes, start_timeout_seconds
         self._started_by = started_by(settings.agent, settings.address)
         self._aws = Aws(options.region, options.endpoint_url)
@@ -118,8 +113,8 @@ class EcsLauncher:
 
     def plan(self, spec: RunSpec, settings: LaunchSettings | None) -> EcsPlan:
         """Puts run config and agent's options together."""
-        identity = {"agent": self._settings.agent, "started-by": self._started_by}
-        return make_plan(spec, settings or LaunchSettings(), self._options, identity, self._settings.grace_seconds)
+        owner = Owner(self._settings.agent, self._started_by, self._settings.end_seconds)
+        return make_plan(spec, settings or LaunchSettings(), self._options, owner)
 
     async def open(self, ended: Callable[[Handle], None]) -> None:
         """Looks whether the cluster can be asked, and begins to look at tasks.
@@ -189,7 +184,7 @@ class EcsLauncher:
         try:
             text = self._aws.call("s3", "get_object", Bucket=bucket, Key=key)["Body"].read(2**20).decode()
             document = parse_task_definition(text, plan.definition_url)
-            made = definition_from(document, plan, self._options, self._settings.grace_seconds)
+            made = definition_from(document, plan, self._options, self._settings.end_seconds)
         except (ValueError, UnicodeDecodeError) as error:
             raise LaunchError(str(error), FailureCode.LAUNCH_SETTINGS) from error
         assert isinstance(made, dict)
@@ -220,8 +215,11 @@ class EcsLauncher:
                 " run_task_kwargs, or put the certificate authorities into the image",
                 FailureCode.LAUNCH_SETTINGS,
             )
-        self._records.plan(handle)
-        self._records.mark(handle, "started")
+        try:
+            self._records.plan(handle)
+            self._records.mark(handle, "started")
+        except OSError as error:
+            raise LaunchError(f"the attempt cannot be noted: {error}") from error
         try:
             answer = self._tasks.run(arguments)
         except AwsRefusedError as error:
@@ -246,8 +244,11 @@ class EcsLauncher:
         _log.info("%s runs in task %s", plan.spec.flow_run, started[0]["taskArn"])
 
     def _note(self, handle: Handle, arn: str) -> None:
-        (self._records.make(handle).path / "arn").write_text(arn)
         self._arns[handle.infrastructure] = (arn, handle)
+        try:
+            (self._records.make(handle).path / "arn").write_text(arn)
+        except OSError as error:  # the next agent finds it by its tags
+            _log.warning("the task of %s cannot be noted: %s", handle.flow_run, error)
 
     # --- looking -------------------------------------------------------------------------------------------------
 
@@ -369,18 +370,9 @@ class EcsLauncher:
             self._under_way.stop(handle.infrastructure, lambda: self._stop(handle, told=told))
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
-        """A supervisor that was told has the grace period and half of it to end the flow by itself."""
-        await asyncio.sleep(2 * self._settings.grace_seconds + 5.0 if told else 0.0)
-        while True:
-            try:
-                if isinstance(await self.inspect(handle), InfraExit):
-                    return
-                await self._under_way.do(self._stop_now, handle, "heliograph: cancelled")
-            except OSError as error:
-                _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
-                await asyncio.sleep(2.0)
-            else:
-                return
+        """A supervisor that was told has its time to end the flow by itself."""
+        await asyncio.sleep(self._settings.end_seconds if told else 0.0)
+        await self._under_way.insist(handle, self._look, partial(self._stop_now, handle, "heliograph: cancelled"))
 
     def _stop_now(self, handle: Handle, reason: str) -> None:
         arn = self._arn(handle)

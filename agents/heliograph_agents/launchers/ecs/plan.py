@@ -15,9 +15,7 @@ from heliograph.storage import LaunchSettings
 from heliograph_agents.launcher import LaunchError, PlanFacts, RunSpec
 from heliograph_agents.launchers.ecs.facts import identities_in, mounts_in, privileges_in, variables_in
 from heliograph_agents.launchers.ecs.options import EcsOptions
-
-TAG = "heliograph.io/"
-"""Beginning of the tags by which tasks are found; run configs cannot set any of them."""
+from heliograph_agents.launchers.labels import LABEL, labels_of
 
 PLACE = "/tmp/heliograph"  # noqa: S108 (of a container that has one run, and where every user may write)
 """Where a run's folders are in its container."""
@@ -84,44 +82,58 @@ def name_of(run_id: str, epoch: int) -> str:
     return f"{run_id}-{epoch}"[:64]
 
 
-def make_plan(
-    spec: RunSpec, settings: LaunchSettings, agent: EcsOptions, identity: Mapping[str, str], grace_seconds: float
-) -> EcsPlan:
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose tasks they are.
+
+    Attributes:
+        agent: Name of the agent.
+        started_by: What its tasks are listed by.
+        end_seconds: How long a task has to end.
+    """
+
+    agent: str
+    started_by: str
+    end_seconds: float
+
+
+def make_plan(spec: RunSpec, settings: LaunchSettings, agent: EcsOptions, owner: Owner) -> EcsPlan:
     """Puts the task together.
 
     Args:
         spec: The attempt.
         settings: What its author asks for.
         agent: What the agent's owner sets.
-        identity: Tags that make it this agent's, without `TAG`; `started-by` is what its tasks are listed by.
-        grace_seconds: How long a cancelled flow has to end.
+        owner: Whose task it is.
 
     Raises:
         LaunchError: It cannot be made.
     """
     try:
-        return _Plan(spec, settings, agent, grace_seconds).made(identity)
+        return _Plan(spec, settings, agent, owner).made()
     except LaunchError:
         raise
     except Exception as error:  # the boundary to what authors write
         raise _refusal(str(error)) from error
 
 
-def definition_from(document: Mapping[str, Any], plan: EcsPlan, agent: EcsOptions, grace_seconds: float) -> Any:
+def definition_from(
+    document: Mapping[str, Any], plan: EcsPlan, agent: EcsOptions, end_seconds: float
+) -> dict[str, Any]:
     """Returns what to register of a definition that was read at launch.
 
     Raises:
         LaunchError: It cannot be.
     """
     fargate = is_fargate(plan.run_task)
-    return _complete(document, plan.facts.image, plan.container, agent, grace_seconds, fargate=fargate)
+    return _complete(document, plan.facts.image, plan.container, agent, end_seconds, fargate=fargate)
 
 
 class _Plan:
     """Puts one task together."""
 
-    def __init__(self, spec: RunSpec, settings: LaunchSettings, agent: EcsOptions, grace_seconds: float) -> None:
-        self._spec, self._settings, self._agent, self._grace = spec, settings, agent, grace_seconds
+    def __init__(self, spec: RunSpec, settings: LaunchSettings, agent: EcsOptions, owner: Owner) -> None:
+        self._spec, self._settings, self._agent, self._owner = spec, settings, agent, owner
         self._options = dict(settings.options)
         if unknown := self._options.keys() - _KNOWN:
             raise _refusal(f"ECS agents know no option {', '.join(sorted(unknown))}")
@@ -138,7 +150,7 @@ class _Plan:
         self._fargate = is_fargate(self._run_task, "" if agent.launch_type == "CLUSTER" else agent.launch_type)
         self._container = str(self._options.get("container") or agent.container)
 
-    def made(self, identity: Mapping[str, str]) -> EcsPlan:
+    def made(self) -> EcsPlan:
         spec, options, agent = self._spec, self._options, self._agent
         name = str(options.get("task_definition_arn") or "")
         url = str(options.get("task_definition_path") or "")
@@ -150,7 +162,7 @@ class _Plan:
             image = image or _image_in(base, self._container) or agent.image
             if not image:
                 raise _refusal("the flow names no image, and this agent has no --image for such flows")
-            definition = _complete(base, image, self._container, agent, self._grace, fargate=self._fargate)
+            definition = _complete(base, image, self._container, agent, self._owner.end_seconds, fargate=self._fargate)
             if role := options.get("execution_role_arn"):
                 definition["executionRoleArn"] = role  # ECS wants it there when the definition logs, or pulls from ECR
         overrides = self._overrides(definition)
@@ -159,9 +171,9 @@ class _Plan:
         run_task = self._run_task | {
             "overrides": overrides,
             "clientToken": name_of(spec.run_id, spec.epoch),
-            "startedBy": identity["started-by"],
+            "startedBy": self._owner.started_by,
             "count": 1,
-            "tags": self._tags(identity, timeout),
+            "tags": self._tags(timeout),
         }
         if agent.cluster:
             run_task["cluster"] = agent.cluster
@@ -226,14 +238,12 @@ class _Plan:
             check_fargate_size(units, mib)
         return units, mib
 
-    def _tags(self, identity: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
+    def _tags(self, timeout: float) -> list[dict[str, str]]:
         given = {str(one.get("key")): str(one.get("value")) for one in self._asked.get("tags") or ()}
         given |= {str(key): str(value) for key, value in (self._options.get("tags") or {}).items()}
-        if taken := [key for key in given if key.startswith((TAG, "aws:"))]:
-            raise _refusal(f"tags that begin with {TAG} are the agent's: {', '.join(taken)}")
-        own = {TAG + key: value for key, value in identity.items() if key != "started-by"}
-        own |= {f"{TAG}flow-run": self._spec.flow_run, f"{TAG}epoch": str(self._spec.epoch)}
-        own |= {f"{TAG}start-timeout": f"{timeout:g}"}
+        if taken := [key for key in given if key.startswith((LABEL, "aws:"))]:
+            raise _refusal(f"tags that begin with {LABEL} are the agent's: {', '.join(taken)}")
+        own = {f"{LABEL}agent": self._owner.agent, **labels_of(self._spec, timeout)}
         return [{"key": key, "value": value} for key, value in {**self._agent.tags, **given, **own}.items()]
 
 
@@ -243,7 +253,7 @@ def _image_in(definition: Mapping[str, Any], container: str) -> str:
 
 
 def _complete(
-    base: Mapping[str, Any], image: str, container: str, agent: EcsOptions, grace_seconds: float, *, fargate: bool
+    base: Mapping[str, Any], image: str, container: str, agent: EcsOptions, end_seconds: float, *, fargate: bool
 ) -> dict[str, Any]:
     """Returns a definition with everything that it needs and does not say."""
     made = {key: copy.deepcopy(value) for key, value in base.items() if key not in _ANSWERED and value is not None}
@@ -259,8 +269,7 @@ def _complete(
     mine.setdefault("essential", True)
     if mine.get("restartPolicy"):
         raise _refusal("the flow's container cannot have a restartPolicy: an attempt is started once")
-    # The supervisor has the grace period and half of it to end the flow, and tells of it then.
-    mine.setdefault("stopTimeout", min(LONGEST_STOP_SECONDS, max(2, math.ceil(2 * grace_seconds + 5))))
+    mine.setdefault("stopTimeout", min(LONGEST_STOP_SECONDS, max(2, math.ceil(end_seconds))))
     if agent.log_group:
         options = {"awslogs-group": agent.log_group, "awslogs-stream-prefix": agent.log_prefix}
         if agent.region:

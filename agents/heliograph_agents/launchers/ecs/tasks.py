@@ -10,7 +10,8 @@ from typing import Any
 
 from heliograph_agents.launcher import Handle
 from heliograph_agents.launchers.ecs.aws import Aws, AwsRefusedError
-from heliograph_agents.launchers.ecs.plan import TAG, name_of
+from heliograph_agents.launchers.ecs.plan import name_of
+from heliograph_agents.launchers.labels import attempt_in
 
 _log = logging.getLogger("heliograph.agent")
 
@@ -158,11 +159,4 @@ class Watch:
 def handle_of(task: Task) -> Handle | None:
     """Returns the attempt that a task's tags name; None when they name none."""
     tags = {str(one.get("key")): str(one.get("value")) for one in task.get("tags") or ()}
-    flow_run, epoch = tags.get(f"{TAG}flow-run", ""), tags.get(f"{TAG}epoch", "")
-    if not flow_run or not epoch.isdecimal():
-        return None
-    try:
-        timeout = float(tags.get(f"{TAG}start-timeout", "0"))
-    except ValueError:
-        timeout = 0.0
-    return Handle(flow_run, int(epoch), name_of(flow_run.rpartition("/")[2], int(epoch)), timeout)
+    return attempt_in(tags, name_of)

@@ -112,6 +112,8 @@ OPTIONS: Sequence[click.Option] = (
 )
 SHARES_HOST = False
 
+_ADVICE = "for example heliograph.tools.svc:4480"
+
 
 def make(ground: Ground) -> Launcher:
     """Makes the launcher."""
@@ -119,27 +121,12 @@ def make(ground: Ground) -> Launcher:
 
     options = read_options(ground.options, show_logs=ground.settings.show_output)
     access = find_access(options.kubeconfig, options.context)
+    from heliograph_agents.launchers.address import address_inside
     from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 
-    advertised = str(ground.options.get("advertise_address") or "")
-    if not advertised:
-        check_address(ground.settings.address)
-    return KubernetesLauncher(ground.settings, ground.places.runs, options, access, advertised=advertised)
-
-
-def check_address(address: str) -> None:
-    """Refuses an address of the control plane that means the pod itself in a pod.
-
-    Raises:
-        InvalidArgumentError: It is one.
-    """
-    from heliograph.client.channel import is_loopback, normalize_address
-
-    if is_loopback(normalize_address(address)[0]):
-        raise InvalidArgumentError(
-            f"pods cannot reach the control plane at {address}: that is the pod itself there",
-            hint="Say where they reach it with --advertise-address, for example heliograph.tools.svc:4480.",
-        )
+    settings, advertised = ground.settings, str(ground.options.get("advertise_address") or "")
+    address = address_inside(settings.address, advertised, settings.tls, what="pod", advice=_ADVICE)
+    return KubernetesLauncher(settings, ground.places.runs, options, access, advertised=address)
 
 
 def read_options(given: Mapping[str, Any], *, show_logs: bool = False) -> KubernetesOptions:

@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from heliograph.client.cluster import Access
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launchers.address import settings_inside
 from heliograph_agents.launchers.kubernetes import cleaning, names, phases
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.looks import Looks
@@ -35,6 +37,7 @@ from heliograph_agents.launchers.kubernetes.refusals import refused
 from heliograph_agents.launchers.kubernetes.removal import Removals
 from heliograph_agents.launchers.kubernetes.view import View
 from heliograph_agents.launchers.kubernetes.watch import Watch
+from heliograph_agents.launchers.labels import LABEL
 from heliograph_agents.launchers.records import Records
 from heliograph_agents.launchers.under_way import UnderWay
 from heliograph_agents.run_directory import LaunchRecord, RunSettings
@@ -65,20 +68,12 @@ class KubernetesLauncher:
     def __init__(
         self, settings: RunSettings, folder: Path, options: KubernetesOptions, access: Access, *, advertised: str = ""
     ) -> None:
-        self._settings = replace(
-            settings,
-            address=advertised or settings.address,
-            home=f"{names.WORK}/home",
-            cache=f"{names.WORK}/cache",
-            work_dir="",
-            show_output=True,
-            container=True,
-        )
+        self._settings = settings_inside(settings, advertised or settings.address, names.WORK)
         self._options = options
         self._namespaces = options.namespaces or (access.namespace,)
         # The control plane too: agents of several may share a name, and a namespace.
         pool = names.pool_label(settings.agent, settings.address)
-        self._owner = Owner(settings.agent, pool, 2 * settings.grace_seconds + 5.0)
+        self._owner = Owner(settings.agent, pool, settings.end_seconds)
         self._selector = names.selector(pool)
         self._api = Api(access, timeout_seconds=options.timeout_seconds, rate=options.rate, burst=options.burst)
         self._view = View()
@@ -177,7 +172,7 @@ class KubernetesLauncher:
         if found is None:
             raise ApiAwayError(f"Job {name} was there, and is not any more")
         labels = found["metadata"].get("labels") or {}
-        if names.handle_of(found) != handle or labels.get(f"{names.LABEL}agent") != self._owner.pool:
+        if names.handle_of(found) != handle or labels.get(f"{LABEL}agent") != self._owner.pool:
             raise LaunchError(f"a Job that is none of this agent's is named {handle.infrastructure}")
         return found
 
@@ -251,19 +246,11 @@ class KubernetesLauncher:
         self._removals.remove(handle, why, at_once=True)
 
     async def _stop(self, handle: Handle, *, told: bool) -> None:
-        """The supervisor has the grace period and half of it to end the flow; then its pod is ended."""
-        await asyncio.sleep(2 * self._settings.grace_seconds + 5.0 if told else 0.0)
-        while True:
-            try:
-                if isinstance(await self.inspect(handle), InfraExit):
-                    return
-                namespace, name = names.namespace_and_name(handle)
-                await self._under_way.do(self._api.delete, "jobs", namespace, name, {"propagationPolicy": "Foreground"})
-            except OSError as error:
-                _log.warning("%s cannot be stopped, trying again: %s", handle.infrastructure, error)
-                await asyncio.sleep(2.0)
-            else:
-                return
+        """A supervisor that was told has its time to end the flow by itself; then its pod is ended."""
+        await asyncio.sleep(self._settings.end_seconds if told else 0.0)
+        namespace, name = names.namespace_and_name(handle)
+        end = partial(self._api.delete, "jobs", namespace, name, {"propagationPolicy": "Foreground"})
+        await self._under_way.insist(handle, self._looks.look, end)
 
     async def forget(self, handle: Handle) -> None:
         """Marks the end as reported, and takes the run token away. The Job goes with a later cleanup."""

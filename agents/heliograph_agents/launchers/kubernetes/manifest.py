@@ -21,6 +21,7 @@ from heliograph_agents.launcher import RunSpec
 from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.launchers.kubernetes.validation import ManifestError, check
+from heliograph_agents.launchers.labels import LABEL, labels_of
 
 MAX_BYTES = 1024 * 1024
 """Most that a manifest may have: what the API takes, with room to spare."""
@@ -45,12 +46,12 @@ class Owner:
     Attributes:
         agent: Name of the agent.
         pool: Value of the label that keeps agents apart.
-        grace_seconds: How long a pod has to end.
+        end_seconds: How long a pod has to end.
     """
 
     agent: str
     pool: str
-    grace_seconds: float
+    end_seconds: float
 
 
 def build(
@@ -221,11 +222,9 @@ def _make_ours(
 ) -> None:  # fmt: skip
     name, labels = names.job_name(spec), names.labels_of(spec, owner.pool)
     notes = {
-        names.LABEL + "flow-run": spec.flow_run,
-        names.LABEL + "epoch": str(spec.epoch),
-        names.LABEL + "agent-name": owner.agent,
-        names.LABEL + "run-name": spec.run_name,
-        names.LABEL + "start-timeout": f"{float(settings.start_timeout_seconds):g}",
+        **labels_of(spec, settings.start_timeout_seconds),
+        f"{LABEL}agent-name": owner.agent,
+        f"{LABEL}run-name": spec.run_name,
     }
     job["apiVersion"], job["kind"] = "batch/v1", "Job"
     job.pop("status", None)
@@ -248,7 +247,7 @@ def _make_ours(
     }
     pod = template["spec"]
     pod["restartPolicy"] = "Never"
-    least = math.ceil(owner.grace_seconds)
+    least = math.ceil(owner.end_seconds)
     asked = pod.get("terminationGracePeriodSeconds")
     pod["terminationGracePeriodSeconds"] = max(least, asked) if isinstance(asked, int) else least
     flow = flow_container(job)
@@ -287,8 +286,8 @@ def _foreign(meta: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = meta.get(key) or {}
     if not isinstance(found, Mapping):
         raise ManifestError(f"{key} are no mapping")
-    if taken := sorted(one for one in found if str(one).startswith(names.LABEL)):
-        raise ManifestError(f"{key} that begin with {names.LABEL} are the agent's: {', '.join(taken)}")
+    if taken := sorted(one for one in found if str(one).startswith(LABEL)):
+        raise ManifestError(f"{key} that begin with {LABEL} are the agent's: {', '.join(taken)}")
     return dict(found)
 
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heliograph_agents.launcher import Handle, RunSpec
-
-LABEL = "heliograph.io/"
-"""Beginning of the labels and annotations that are the agent's."""
+from heliograph_agents.launchers.labels import LABEL, attempt_in
 
 PREFIX = "helio-"
 """Beginning of the names of Jobs and Secrets."""
@@ -89,11 +87,5 @@ def handle_of(job: Mapping[str, Any]) -> Handle | None:
     """Returns the attempt that a Job names; None when it names none."""
     meta = job.get("metadata") or {}
     notes = meta.get("annotations") or {}
-    flow_run, epoch = notes.get(f"{LABEL}flow-run", ""), notes.get(f"{LABEL}epoch", "")
-    if not flow_run or not epoch.isdecimal():
-        return None
-    try:
-        timeout = float(notes.get(f"{LABEL}start-timeout", "0"))
-    except ValueError:
-        timeout = 0.0
-    return Handle(flow_run, int(epoch), infrastructure(str(meta.get("namespace")), str(meta.get("name"))), timeout)
+    here = infrastructure(str(meta.get("namespace")), str(meta.get("name")))
+    return attempt_in(notes, lambda *_: here)

@@ -19,6 +19,7 @@ from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.api import Api, ApiRefusedError
 from heliograph_agents.launchers.kubernetes.phases import is_live
 from heliograph_agents.launchers.kubernetes.view import View, owner_of
+from heliograph_agents.launchers.labels import LABEL
 from heliograph_agents.run_directory import LaunchRecord, launch_record_text
 
 LOOK_SECONDS = 2.0
@@ -54,7 +55,7 @@ def make(api: Api, job: Mapping[str, Any], files: Mapping[str, bytes]) -> bool:
         "immutable": True,
         "metadata": {
             "name": meta["name"],
-            "labels": {key: value for key, value in meta["labels"].items() if key.startswith(names.LABEL)},
+            "labels": {key: value for key, value in meta["labels"].items() if key.startswith(LABEL)},
             "ownerReferences": [
                 {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]},
             ],
@@ -93,7 +94,7 @@ def await_pod(
     """
     meta = job["metadata"]
     name = names.infrastructure(meta["namespace"], meta["name"])
-    wanted = f"{names.LABEL}run-id={meta['labels'][names.LABEL + 'run-id']}"
+    wanted = f"{LABEL}run-id={meta['labels'][LABEL + 'run-id']}"
     look_at = time.monotonic() + LOOK_SECONDS / 2
     while True:
         _, pods = view.seen(name)
