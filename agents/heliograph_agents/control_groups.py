@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,14 +114,7 @@ class Group:
 
     def memory_kills(self) -> int:
         """Returns how many of its processes the kernel has killed for lack of memory."""
-        folder = self._folders.get("") or self._folders.get("memory")
-        for name in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError, AttributeError):
-                for line in (folder / name).read_text().splitlines():  # type: ignore[operator]
-                    key, _, number = line.partition(" ")
-                    if key == "oom_kill" and number.isdecimal():
-                        return int(number)
-        return 0
+        return _kills_in(self._folders[kind] for kind in ("", "memory") if kind in self._folders)
 
     def remove(self) -> None:
         """Removes it. Its processes are gone: the kernel may take a moment to notice."""
@@ -135,6 +129,27 @@ class Group:
                     time.sleep(0.01)
 
 
+def memory_kills() -> int:
+    """Returns how many processes the kernel has killed for lack of memory in this process's group; 0 when unknown."""
+    folders: list[Path] = []
+    for controllers, inside in _own_groups():
+        if not controllers or "memory" in controllers:
+            root = ROOT / "memory" if controllers else ROOT
+            folders += [root / inside, root]  # in a container the path may be the host's, and the group at the root
+    return _kills_in(folders)
+
+
+def _kills_in(folders: Iterable[Path]) -> int:
+    for folder in folders:
+        for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
+            with contextlib.suppress(OSError):
+                for line in (folder / name).read_text().splitlines():
+                    key, _, number = line.partition(" ")
+                    if key == "oom_kill" and number.isdecimal():
+                        return int(number)
+    return 0
+
+
 def _run_bases() -> dict[str, Path]:
     """Returns the folders below which groups of runs lie."""
     return {kind: folder.parent if folder.name == AGENT else folder for kind, folder in _bases().items()}
@@ -143,18 +158,19 @@ def _run_bases() -> dict[str, Path]:
 def _bases() -> dict[str, Path]:
     """Returns the folders of this process's groups: by controller, or of version 2 under the empty name."""
     found: dict[str, Path] = {}
-    try:
-        lines = OWN.read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        inside = group.lstrip("/")
-        for name in controllers.split(","):
+    for controllers, inside in _own_groups():
+        for name in controllers:
             if name in CONTROLLERS and (ROOT / name / inside).is_dir():
                 found[name] = ROOT / name / inside
-        if (
-            not controllers and (ROOT / "cgroup.controllers").exists()
-        ):  # a mixed system has its controllers in version 1
+        # A mixed system has its controllers in version 1.
+        if not controllers and (ROOT / "cgroup.controllers").exists():
             found[""] = ROOT / inside
     return found
+
+
+def _own_groups() -> Iterator[tuple[list[str], str]]:
+    """Yields the controllers of each of this process's groups, none for that of version 2, and its path."""
+    with contextlib.suppress(OSError):
+        for line in OWN.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            yield [name for name in controllers.split(",") if name], group.lstrip("/")

@@ -239,30 +239,6 @@ def kill_descendants(deadline_seconds: float = 10.0) -> dict[int, int]:
     return ended
 
 
-def memory_kills() -> int:
-    """Returns how many processes the kernel has killed for lack of memory in this control group; 0 when unknown."""
-    for group in _control_groups():
-        for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
-            with contextlib.suppress(OSError):
-                for line in (group / name).read_text().splitlines():
-                    key, _, number = line.partition(" ")
-                    if key == "oom_kill" and number.isdecimal():
-                        return int(number)
-    return 0
-
-
-def _control_groups() -> list[Path]:
-    """Returns folders where files on this process's memory may be: its own group's, or the root's in a container."""
-    root, found = Path("/sys/fs/cgroup"), []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if not controllers or "memory" in controllers.split(","):
-                folder = root / "memory" if controllers else root
-                found += [folder / group.lstrip("/"), folder]
-    return found
-
-
 def kernel_says_out_of_memory(pid: int) -> bool:
     """True when the kernel's log, if it can be read, says that it killed the process for lack of memory."""
     wanted = f"Killed process {pid} ".encode()

@@ -542,7 +542,7 @@ class LogPump(_Pump):
             self.states_idle.wait(LOGS_WAIT_SECONDS)
         chunk = self._reader.read(MAX_RECORDS, MAX_ENTRY_BYTES)
         if chunk.payloads:
-            self._waiting = waiting + self._waiting
+            self._waiting[:0] = waiting  # in one step: another thread adds to it
             self._ship(chunk)
             return
         for drained in waiting:

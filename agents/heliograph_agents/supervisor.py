@@ -20,13 +20,11 @@ import select
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -40,10 +38,10 @@ from heliograph.reporting.events import flow_event
 from heliograph.reporting.lanes import STATES, LaneReader, LaneWriter
 from heliograph.utilities.files import disk_failed, once_the_disk_takes_it
 from heliograph.utilities.hints import failure_hint
-from heliograph_agents import flow_process, processes
+from heliograph_agents import control_groups, processes
 from heliograph_agents.bundles import Ready, is_cached, prepare
 from heliograph_agents.confinement import confine
-from heliograph_agents.control import ControlSocket
+from heliograph_agents.joined import FlowProcess, fork_flow_process, spawn_flow_process
 from heliograph_agents.output import OutputFile, log_to
 from heliograph_agents.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
 from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer, final_state
@@ -78,7 +76,7 @@ def stand_by(orders: socket.socket, last: bytes) -> int:
         last: Path of the attempt launched before: warming up looks at its bundle again. Empty for none.
     """
     processes.set_child_subreaper()
-    flow = _fork_flow_process(orders)
+    flow = fork_flow_process(orders)
     if not select.select([orders], [], [], IDLE_SECONDS)[0]:
         rehearse(RunDirectory(Path(os.fsdecode(last))))
     path = orders.recv(MAX_PATH_BYTES)
@@ -87,7 +85,7 @@ def stand_by(orders: socket.socket, last: bytes) -> int:
         processes.kill_descendants()
         return 0
     if flow.pid in processes.reap():  # killed while it stood by
-        flow = _fork_flow_process()
+        flow = fork_flow_process()
     directory = RunDirectory(Path(os.fsdecode(path)))
     return _supervise(directory, flow)
 
@@ -115,10 +113,10 @@ def start(directory: RunDirectory, *, fork: bool = False) -> int:
         fork: True to fork the flow process, which spares it the imports; else it is started anew.
     """
     processes.set_child_subreaper()
-    return _supervise(directory, _fork_flow_process() if fork else None)
+    return _supervise(directory, fork_flow_process() if fork else None)
 
 
-def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
+def _supervise(directory: RunDirectory, flow: FlowProcess | None) -> int:
     lock = directory.lock()
     if lock is None or directory.exit() is not None:
         processes.kill_descendants()
@@ -128,7 +126,7 @@ def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
         if flow is not None:
             flow.control.send_attempt(str(directory.path), lock)
         else:
-            flow = _spawn_flow_process(directory)
+            flow = spawn_flow_process(directory)
         supervisor = _Supervisor(directory, directory.launch_record(), flow)
         supervisor.run()
     except Exception as error:  # noqa: BLE001 (the boundary of this process): the agent reports a supervisor that ended without exit.json
@@ -143,11 +141,9 @@ def _supervise(directory: RunDirectory, flow: _FlowProcess | None) -> int:
 class _Supervisor:
     """The loop of one attempt. Only the main thread touches the state; other threads put events in a queue."""
 
-    def __init__(self, directory: RunDirectory, record: LaunchRecord, flow: _FlowProcess) -> None:
+    def __init__(self, directory: RunDirectory, record: LaunchRecord, flow: FlowProcess) -> None:
         self._directory, self._record = directory, record
-        self._flow_pid, self._control = flow.pid, flow.control
-        self._poke_reader, self._output_reader = flow.poke, flow.output
-        self._popen = flow.popen
+        self._flow = flow
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
@@ -160,7 +156,7 @@ class _Supervisor:
         self._refusal: StorageError | None = None
         self._fetching = False
         self._failure: FailureInfo | None = None
-        self._memory_kills = processes.memory_kills()
+        self._memory_kills = control_groups.memory_kills()
         self._deadline: tuple[float, Callable[[], None]] | None = None
         self._pumps_ended = 0
 
@@ -182,12 +178,12 @@ class _Supervisor:
                 boot_id=processes.boot_id(),
                 supervisor_pid=os.getpid(),
                 supervisor_start=processes.start_time(os.getpid()),
-                flow_pid=self._flow_pid,
-                flow_start=processes.start_time(self._flow_pid),
+                flow_pid=self._flow.pid,
+                flow_start=processes.start_time(self._flow.pid),
             )
         )
         self._output = OutputFile(directory.output_file, echo=record.settings.show_output)
-        self._confinement = confine(record.limits, directory.path.name, self._flow_pid)
+        self._confinement = confine(record.limits, directory.path.name, self._flow.pid)
         if self._confinement.remark:
             self._output.write(f"heliograph: {self._confinement.remark}\n".encode())
         # A cached bundle is checked before the channel is opened: both need this process's one interpreter, and the
@@ -196,14 +192,14 @@ class _Supervisor:
         if cached:
             self._prepare()
             # The flow is not made to share the processors with the channel's opening until it has something to tell.
-            select.select([self._poke_reader, self._output_reader], [], [], QUIET_START_SECONDS)
+            select.select([self._flow.poke, self._flow.output], [], [], QUIET_START_SECONDS)
         self._open_pumps()
         self._wake_reader.setblocking(False)
         for descriptor, action in (
             (self._wake_reader.fileno(), self._on_wake),
-            (self._control.fileno(), self._on_control),
-            (self._poke_reader, self._on_poke),
-            (self._output_reader, self._on_output),
+            (self._flow.control.fileno(), self._on_control),
+            (self._flow.poke, self._on_poke),
+            (self._flow.output, self._on_output),
         ):
             self._selector.register(descriptor, selectors.EVENT_READ, action)
         if not cached:
@@ -248,14 +244,14 @@ class _Supervisor:
         While storage is fetched from, its programs are children as well, for which their callers wait. There are no
         orphans then: the flow's code has not begun.
         """
-        for pid, status in processes.reap(self._flow_pid if self._fetching else 0).items():
-            if pid == self._flow_pid and self._flow_status is None:
+        for pid, status in processes.reap(self._flow.pid if self._fetching else 0).items():
+            if pid == self._flow.pid and self._flow_status is None:
                 self._flow_status = status
 
     def _on_control(self) -> None:
-        messages = self._control.receive()
+        messages = self._flow.control.receive()
         if messages is None:
-            self._selector.unregister(self._control.fileno())
+            self._selector.unregister(self._flow.control.fileno())
             return
         for message in messages:
             if "done" in message:
@@ -264,23 +260,23 @@ class _Supervisor:
 
     def _on_poke(self) -> None:
         try:
-            data = os.read(self._poke_reader, 4096)
+            data = os.read(self._flow.poke, 4096)
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(self._poke_reader)
+            self._selector.unregister(self._flow.poke)
         self._states.poke()
         self._logs.poke()
 
     def _on_output(self) -> None:
         try:
-            data = os.read(self._output_reader, 65536)
+            data = os.read(self._flow.output, 65536)
         except BlockingIOError:
             return
         if data:
             self._output.write(data)
         else:
-            self._selector.unregister(self._output_reader)
+            self._selector.unregister(self._flow.output)
 
     # --- what is asked for --------------------------------------------------------------------------------------
 
@@ -302,7 +298,7 @@ class _Supervisor:
     def _send_go(self, ready: Ready) -> None:
         for remark in ready.remarks:
             self._post(partial(self._output.write, f"heliograph: {remark}\n".encode()))
-        self._control.send({"go": ready.message()})
+        self._flow.control.send({"go": ready.message()})
 
     def _refuse(self, error: StorageError) -> None:
         """No user code runs: the flow process, which still waits, is ended."""
@@ -332,12 +328,12 @@ class _Supervisor:
             return
         _log.info("cancelling")
         self._cancelled = True
-        self._control.send({"cancel": "cancelled on request"})
+        self._flow.control.send({"cancel": "cancelled on request"})
         self._set_deadline(self._record.settings.grace_seconds, self._terminate)
 
     def _terminate(self) -> None:
-        tree = [*processes.descendants(os.getpid()), self._flow_pid]
-        processes.signal_group(self._flow_pid, signal.SIGTERM)
+        tree = [*processes.descendants(os.getpid()), self._flow.pid]
+        processes.signal_group(self._flow.pid, signal.SIGTERM)
         processes.signal_all(tree, signal.SIGTERM)
         processes.signal_all(tree, signal.SIGCONT)
         self._set_deadline(self._record.settings.grace_seconds / 2, self._kill)
@@ -354,8 +350,8 @@ class _Supervisor:
 
     def _kill(self) -> None:
         if self._flow_status is None:
-            processes.signal_group(self._flow_pid, signal.SIGKILL)
-            processes.signal_all([self._flow_pid], signal.SIGKILL)
+            processes.signal_group(self._flow.pid, signal.SIGKILL)
+            processes.signal_all([self._flow.pid], signal.SIGKILL)
 
     def _set_deadline(self, seconds: float, action: Callable[[], None]) -> None:
         self._deadline = (time.monotonic() + seconds, action)
@@ -365,13 +361,13 @@ class _Supervisor:
     def _flow_ended(self) -> None:
         """The flow process is gone: nothing of its tree survives it, and its story gets an end."""
         self._deadline = None
-        for descriptor in (self._output_reader, self._poke_reader, self._control.fileno()):
+        for descriptor in (self._flow.output, self._flow.poke, self._flow.control.fileno()):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)
         processes.kill_descendants()
         self._confinement.lift()
         with contextlib.suppress(OSError):
-            while data := os.read(self._output_reader, 65536):
+            while data := os.read(self._flow.output, 65536):
                 self._output.write(data)
         self._output.close()
         if self._abandoned:
@@ -432,8 +428,8 @@ class _Supervisor:
     def _out_of_memory(self, number: int) -> bool:
         return number == signal.SIGKILL and (
             self._confinement.kills > 0
-            or processes.memory_kills() > self._memory_kills
-            or processes.kernel_says_out_of_memory(self._flow_pid)
+            or control_groups.memory_kills() > self._memory_kills
+            or processes.kernel_says_out_of_memory(self._flow.pid)
         )
 
     def _finish(self) -> None:
@@ -503,84 +499,6 @@ class _Supervisor:
                 self._logs.stop()
 
         self._post(note)
-
-
-@dataclass(frozen=True, slots=True)
-class _FlowProcess:
-    """A flow process that waits for `go`, and this side's ends of what joins it to the supervisor."""
-
-    pid: int
-    control: ControlSocket
-    poke: int
-    output: int
-    popen: subprocess.Popen[bytes] | None = None
-
-
-def _fork_flow_process(*unused: socket.socket) -> _FlowProcess:
-    """Forks one, which waits to be told its attempt. Closes `unused` there. Must come before the channel is opened."""
-    ours, theirs, poke_reader, poke_writer, output_reader, output_writer = _wires()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        for connection in (ours, *unused):
-            connection.close()
-        os.close(poke_reader)
-        os.close(output_reader)
-        _become_flow_process(parent, output_writer)
-        flow_process.stand_by(ControlSocket(theirs), poke_writer)
-    theirs.close()
-    os.close(poke_writer)
-    os.close(output_writer)
-    return _FlowProcess(pid, ControlSocket(ours), poke_reader, output_reader)
-
-
-def _spawn_flow_process(directory: RunDirectory) -> _FlowProcess:
-    ours, theirs, poke_reader, poke_writer, output_reader, output_writer = _wires()
-    arguments = [str(directory.path), str(theirs.fileno()), str(poke_writer)]
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "heliograph_agents.flow_process", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output_writer,
-        stderr=output_writer,
-        pass_fds=(theirs.fileno(), poke_writer),
-        start_new_session=True,
-    )
-    theirs.close()
-    os.close(poke_writer)
-    os.close(output_writer)
-    return _FlowProcess(popen.pid, ControlSocket(ours), poke_reader, output_reader, popen)
-
-
-def _wires() -> tuple[socket.socket, socket.socket, int, int, int, int]:
-    """Returns the ends, ours before theirs, of the control socket, the pipe of pokes and that of the output."""
-    ours, theirs = socket.socketpair()
-    poke_reader, poke_writer = os.pipe()
-    output_reader, output_writer = os.pipe()
-    for descriptor in (poke_reader, poke_writer, output_reader):
-        os.set_blocking(descriptor, False)
-    return ours, theirs, poke_reader, poke_writer, output_reader, output_writer
-
-
-def _become_flow_process(parent: int, output: int) -> None:
-    """What a forked flow process does before anything else."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    processes.die_with_parent(parent)
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(null)
-    os.close(output)
-    _log.handlers.clear()
-    # New streams: those inherited may remember a position in the file that the agent's output went to.
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -147,13 +147,3 @@ def cancelled_state(current: StateCode) -> StateCode | None:
     if current in (StateCode.CANCELLING, StateCode.CANCELLED):
         return current
     return None if current.is_finished else StateCode.CANCELLING
-
-
-def may_start_attempt(attempt: int, state: StateCode, phase: Phase, presumed_dead: bool) -> bool:
-    """True when attempt `attempt` + 1 may start: there was none before, or the one before is proven dead.
-
-    A run that is only presumed dead (Crashed for silence) never qualifies: its process may still be there.
-    """
-    if phase in (Phase.OFFERED, Phase.HELD) or presumed_dead:
-        return False
-    return state is StateCode.SCHEDULED or (state is StateCode.CRASHED and attempt > 0)

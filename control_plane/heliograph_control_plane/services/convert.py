@@ -38,6 +38,8 @@ from heliograph.api.v1 import (
 from heliograph_control_plane.store import records
 
 MICROS = 1_000_000
+LATEST_MICROS = 253_402_300_799 * MICROS
+"""The last second that a message's time can tell: the end of the year 9999."""
 
 
 def timestamp(micros: int) -> Timestamp | None:

@@ -26,7 +26,6 @@ SHORT_QUIET_SECONDS = 0.1
 """The same when the run told its end itself: a writer sends the lines first."""
 
 _AT_ONCE = 200
-_LATEST_MICROS = 253_402_300_799 * 1_000_000
 
 
 class LogService(log_service_pb2_grpc.LogServiceServicer):
@@ -105,7 +104,7 @@ def _lines(request: pb.WriteLogEntriesRequest) -> list[LogLine]:
     for index, entry in enumerate(request.entries):
         if entry.sequence <= before:
             raise BadRequestError([FieldViolation(f"entries[{index}].sequence", "does not rise")])
-        if not 0 <= entry.time_unix_micros <= _LATEST_MICROS:
+        if not 0 <= entry.time_unix_micros <= convert.LATEST_MICROS:
             raise BadRequestError(
                 [FieldViolation(f"entries[{index}].time_unix_micros", "is not a time of 1970 to 9999")]
             )

@@ -39,7 +39,6 @@ MAX_EVENTS = 1_000
 WINDOW = 16
 """Batches of one stream that may be on their way to the store."""
 
-_LATEST_MICROS = 253_402_300_799 * 1_000_000
 _LEASE = convert.duration(RUN_LEASE)
 
 
@@ -248,7 +247,7 @@ def _events(request: pb.RunEventBatch) -> tuple[Event, ...]:
             events.append(FlowEvent(state, time_micros, failure))
         else:
             raise BadRequestError([FieldViolation(f"events[{index}]", "has no kind")])
-        if state == states_pb2.STATE_UNSPECIFIED or not 0 < time_micros <= _LATEST_MICROS:
+        if state == states_pb2.STATE_UNSPECIFIED or not 0 < time_micros <= convert.LATEST_MICROS:
             raise BadRequestError(
                 [FieldViolation(f"events[{index}]", "has no state, or no time of years 1970 to 9999")]
             )

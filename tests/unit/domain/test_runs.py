@@ -70,15 +70,6 @@ def test_cancelling_is_immediate_before_acceptance_and_asked_for_after() -> None
         assert runs.cancelled_state(state) is None
 
 
-def test_an_attempt_follows_only_a_proven_death() -> None:
-    assert runs.may_start_attempt(0, S.SCHEDULED, Phase.NONE, presumed_dead=False)
-    assert runs.may_start_attempt(1, S.CRASHED, Phase.ENDED, presumed_dead=False)
-    assert not runs.may_start_attempt(1, S.CRASHED, Phase.ENDED, presumed_dead=True)
-    for state, phase in itertools.product((S.SUBMITTED, S.RUNNING, S.CANCELLING), (Phase.OFFERED, Phase.HELD)):
-        assert not runs.may_start_attempt(1, state, phase, presumed_dead=False)
-    assert not runs.may_start_attempt(1, S.SUCCESS, Phase.ENDED, presumed_dead=False)
-
-
 def test_loss_and_lateness_are_computed() -> None:
     heard = 1_000 * runs.SECOND
     assert not runs.is_lost(S.RUNNING, Phase.HELD, heard, heard + runs.RUN_LEASE)

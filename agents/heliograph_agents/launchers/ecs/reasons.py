@@ -9,6 +9,7 @@ from typing import Any
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents import container as codes
+from heliograph_agents.launchers.exit_codes import signal_of, why
 from heliograph_agents.run_directory import ExitRecord
 
 _KNOWN_TO_ALL = (codes.EXIT_GOOD, codes.EXIT_TOLD_FAILED, codes.EXIT_TOLD_CRASHED)
@@ -43,7 +44,7 @@ def verdict(task: Mapping[str, Any], container: str, *, abandoned: bool, stopped
     if code is None:
         reason, hint = _unstarted(stop, said)
         return _record(None, None, reason, hint, ended)
-    number = code - 128 if 128 < code < 128 + 65 else None
+    number = signal_of(int(code))
     oom = "outofmemory" in said.lower()
     if code in _KNOWN_TO_ALL and not oom:
         state = StateCode.SUCCESS if code == codes.EXIT_GOOD else StateCode.FAILED
@@ -125,15 +126,11 @@ def _why(code: int, number: int | None, stop: str, *, oom: bool) -> tuple[Failur
         return FailureCode.SUPERVISOR_DIED, "its supervisor failed"
     if stop == "UserInitiated" and number is not None:
         return FailureCode.INFRASTRUCTURE_DELETED, "somebody stopped its task"
-    if number == 9:
-        return FailureCode.SIGNAL, "something killed its container: often lack of memory"
-    if number is not None:
-        return FailureCode.SIGNAL, f"signal {number} ended its container"
     if code in (1, 2, 125, 126, 127):
         return FailureCode.LAUNCH_SETTINGS, (
             f"its container exited with {code} before it began: see what it printed, and that its image has Heliograph"
         )
-    return FailureCode.EXIT_CODE, f"its container exited with {code} before it was over"
+    return why(code, "")
 
 
 def _record(

@@ -123,13 +123,18 @@ class WarmParent:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fingerprint = environment_fingerprint(self._paths)
         python, variables = started_with(self._settings, self._environment)
-        with theirs:
+        try:
             self._process = subprocess.Popen(  # noqa: ASYNC220 (asyncio's own would want a child watcher)
                 [python, "-m", "heliograph_agents.launchers.local.warm_parent", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=variables,
             )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._socket = ours
         ready: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()

@@ -105,7 +105,9 @@ def fail_with_the_ledger(writer: Any) -> None:
 
 def blind_to_memory(processes: Any) -> None:
     """Nobody asks the kernel why it killed."""
-    processes.memory_kills = lambda: 0
+    from heliograph_agents import control_groups
+
+    control_groups.memory_kills = lambda: 0
     processes.kernel_says_out_of_memory = lambda _: False
 
 
