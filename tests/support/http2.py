@@ -9,6 +9,8 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from hpack import Decoder
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
@@ -67,6 +69,7 @@ class Attacker:
     Attributes:
         received: Number of frames that came, by kind.
         errors: Number of RST_STREAM and GOAWAY frames that came, by error code.
+        statuses: The gRPC status of each call that ended, by the call's stream.
         closed: True when the server ended the connection.
         settled: True when the server answered the ping of `settle`.
     """
@@ -77,6 +80,9 @@ class Attacker:
         self._buffer = b""
         self.received: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
+        self.statuses: dict[int, int] = {}
+        self._decoder = Decoder()
+        self._block = b""
         self.closed = False
         self.settled = False
         if greet:
@@ -131,14 +137,24 @@ class Attacker:
             size = int.from_bytes(self._buffer[:3], "big")
             if len(self._buffer) < 9 + size:
                 return
-            kind, payload = self._buffer[3], self._buffer[9 : 9 + size]
+            kind, flags, payload = self._buffer[3], self._buffer[4], self._buffer[9 : 9 + size]
             self.received[kind] += 1
+            if kind in (HEADERS, CONTINUATION):
+                self._take_headers(int.from_bytes(self._buffer[5:9]), payload, ended=bool(flags & END_HEADERS))
             self.settled = self.settled or (kind == PING and payload == _LAST)
             if kind == RST_STREAM:
                 self.errors[int.from_bytes(payload[:4], "big")] += 1
             elif kind == GOAWAY:
                 self.errors[int.from_bytes(payload[4:8], "big")] += 1
             self._buffer = self._buffer[9 + size :]
+
+    def _take_headers(self, stream: int, payload: bytes, *, ended: bool) -> None:
+        self._block += payload
+        if ended:
+            found = dict(self._decoder.decode(self._block, raw=True))
+            self._block = b""
+            if b"grpc-status" in found:
+                self.statuses[stream] = int(found[b"grpc-status"])
 
     def close(self) -> None:
         """Ends the connection."""

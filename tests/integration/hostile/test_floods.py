@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import threading
 import time
 import zlib
@@ -51,8 +52,11 @@ CALM = 11
 """Error code ENHANCE_YOUR_CALM."""
 STREAMS = 10_000
 MAX_STREAMS = 1_000
+OK, INVALID, EXHAUSTED = (grpc.StatusCode[name].value[0] for name in ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"))
+PEAK_BYTES = 50 * 1024 * 1024
+"""One flood may take this much more than the server had before, at its highest."""
 GROWTH_BYTES = 120 * 1024 * 1024
-"""The first round may take this much: buffers that the server keeps for the next one."""
+"""The first round of all floods may leave this much: buffers that the server keeps for the next one."""
 AGAIN_BYTES = 50 * 1024 * 1024
 """Further rounds may add this much, however many there are."""
 
@@ -94,6 +98,41 @@ class Honest:
         self._thread.join(60)
 
 
+def refusals(one: Attacker, wanted: dict[int, int]) -> str:
+    """Returns what is wrong with the answers to calls, by their streams; nothing when each is the refusal wanted."""
+    answered = {stream: one.statuses.get(stream) for stream in wanted}
+    if answered == wanted and not one.received[DATA]:
+        return ""
+    return f"{one.received[DATA]} messages and the statuses {answered} came, not {wanted}"
+
+
+class Peak:
+    """The most memory that a process has had since, as the kernel counts it: no moment is missed."""
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self.before = self._read("VmRSS")
+
+    def growth(self) -> int:
+        """Bytes by which the most is more than what it had at first."""
+        return self._read("VmHWM") - self.before
+
+    def _read(self, name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", self._status.read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1]) << 10
+
+
+def judged(attack: Attack, plane: ControlPlaneProcess) -> tuple[str, int]:
+    """Attacks a server; returns what it did wrong, the memory that it took included, and that memory."""
+    peak = Peak(plane.pid)
+    wrong, growth = attack(plane), peak.growth()
+    if not wrong and growth >= PEAK_BYTES:
+        wrong = f"the server took {growth >> 20} MB for it"
+    return wrong, growth
+
+
 # --- attacks: each returns what the server did wrong, or nothing ----------------------------------------------------
 
 
@@ -130,7 +169,8 @@ def rapid_reset(plane: ControlPlaneProcess) -> str:
             stream = 2 * number + 1
             one.send(frame(HEADERS, END_HEADERS, stream, headers) + frame(RST_STREAM, 0, stream, bytes([0, 0, 0, 8])))
         one.settle()
-    return ""
+        refused = one.errors[CALM]
+    return "" if one.closed or refused >= STREAMS - MAX_STREAMS - 10 else f"only {refused} calls were refused"
 
 
 def pings(plane: ControlPlaneProcess) -> str:
@@ -149,17 +189,20 @@ def settings(plane: ControlPlaneProcess) -> str:
         for _ in range(40):
             one.send(frame(SETTINGS) * 500)
         one.settle()
-    return ""
+        taken = one.received[SETTINGS]
+    return "" if one.closed or taken >= 20_000 else f"only {taken} changes were taken note of"
 
 
 def continuations(plane: ControlPlaneProcess) -> str:
-    """16 MB of headers that never end."""
-    with connection(plane) as one:
-        one.send(frame(HEADERS, 0, 1, call_headers(WHO_AM_I, plane.token)))
+    """16 MB of headers; those who do not end them are given up, those who do are refused."""
+    with connection(plane) as endless:
+        endless.send(frame(HEADERS, 0, 1, call_headers(WHO_AM_I, plane.token)))
         for _ in range(1_000):
-            if not one.send(frame(CONTINUATION, 0, 1, header("x-long", "y" * 8_000) * 2)):
-                break
-    return ""
+            if not endless.send(frame(CONTINUATION, 0, 1, header("x-long", "y" * 8_000) * 2)):
+                return ""
+        endless.send(frame(CONTINUATION, END_HEADERS, 1) + frame(DATA, END_STREAM, 1, message(b"")))
+        endless.read_until(lambda: bool(endless.statuses or endless.received[RST_STREAM]))
+        return refusals(endless, {1: EXHAUSTED})
 
 
 def header_table(plane: ControlPlaneProcess) -> str:
@@ -167,8 +210,9 @@ def header_table(plane: ControlPlaneProcess) -> str:
     with connection(plane) as one:
         bomb = header("x-bomb", "y" * 3_500, index=True) + indexed(62) * 12_000
         one.send(frame(HEADERS, END_HEADERS, 1, call_headers(WHO_AM_I, plane.token) + bomb))
-        one.read_until(lambda: bool(one.received[RST_STREAM]))
-        return "the call was served" if one.received[DATA] else ""
+        one.send(frame(DATA, END_STREAM, 1, message(b"")))
+        one.read_until(lambda: bool(one.statuses))
+        return refusals(one, {1: EXHAUSTED})
 
 
 def many_headers(plane: ControlPlaneProcess) -> str:
@@ -184,9 +228,9 @@ def many_headers(plane: ControlPlaneProcess) -> str:
             for number, part in enumerate(rest, 1):
                 one.send(frame(CONTINUATION, END_HEADERS if number == len(rest) else 0, 1, part))
             one.send(frame(DATA, END_STREAM, 1, message(b"")))
-            one.read_until(lambda: bool(one.received[RST_STREAM] or one.received[HEADERS]))
-            if one.received[DATA]:
-                return "the call was served"
+            one.read_until(lambda: bool(one.statuses))
+            if wrong := refusals(one, {1: EXHAUSTED}):
+                return wrong
     return ""
 
 
@@ -198,7 +242,7 @@ def empty_frames(plane: ControlPlaneProcess) -> str:
             if not one.send(frame(DATA, 0, 1) * 500 + frame(WINDOW_UPDATE, 0, 0, bytes([0, 0, 0, 1])) * 500):
                 break
         one.settle()
-    return ""
+        return "" if one.closed or one.settled else "the connection neither goes on nor ends"
 
 
 def lies_about_length(plane: ControlPlaneProcess) -> str:
@@ -209,8 +253,10 @@ def lies_about_length(plane: ControlPlaneProcess) -> str:
             one.send(frame(HEADERS, END_HEADERS, stream, call_headers(WHO_AM_I, plane.token)))
             claim = 2**32 - 1 if number % 2 else 1_000_000
             one.send(frame(DATA, 0, stream, message(b"x" * 100, claim=claim)))
-        one.settle()
-    return ""
+        too_long = {2 * number + 1: EXHAUSTED for number in range(1, 100, 2)}
+        with contextlib.suppress(TimeoutError):
+            one.read_until(lambda: one.statuses.keys() >= too_long.keys(), 30)
+        return refusals(one, too_long)
 
 
 def bombs(plane: ControlPlaneProcess) -> str:
@@ -218,18 +264,23 @@ def bombs(plane: ControlPlaneProcess) -> str:
     nothing = b"\0" * 60_000_000
     packed = {"gzip": gzip.compress(nothing), "deflate": zlib.compress(nothing)}
     packed_twice = gzip.compress(packed["gzip"])
+    kinds = [
+        *((encoding, body, EXHAUSTED) for encoding, body in packed.items()),
+        ("gzip", packed["gzip"][:-20], EXHAUSTED),
+        ("gzip", packed_twice, INVALID),  # unpacked once it is small, and no message
+    ] * 2
+    wanted = {2 * number + 1: status for number, (_, _, status) in enumerate(kinds)}
     with connection(plane) as one:
-        stream = 1
-        for encoding, body in [*packed.items(), ("gzip", packed["gzip"][:-20]), ("gzip", packed_twice)] * 2:
+        for stream, (encoding, body, _) in zip(wanted, kinds, strict=True):
             headers = call_headers(CREATE, plane.token, [("grpc-encoding", encoding)])
             one.send(frame(HEADERS, END_HEADERS, stream, headers))
             whole = message(body, compressed=True)
             for at in range(0, len(whole), 16_000):
                 one.send(frame(DATA, 0, stream, whole[at : at + 16_000]))
             one.send(frame(DATA, END_STREAM, stream))
-            stream += 2
-        one.read_until(lambda: one.received[HEADERS] + one.received[RST_STREAM] >= 8)
-    return ""
+        with contextlib.suppress(TimeoutError):
+            one.read_until(lambda: one.statuses.keys() >= wanted.keys(), 30)
+        return refusals(one, wanted)
 
 
 ATTACKS: dict[str, Attack] = {
@@ -269,6 +320,7 @@ def wait_for_files(process: psutil.Process, most: int) -> int:
 def test_a_flood_keeps_nobody_from_an_answer(plane: ControlPlaneProcess, rounds: int, figure: Figure) -> None:
     process = psutil.Process(plane.pid)
     honest = Honest(plane)
+    peaks: dict[str, int] = {}
     try:
         honest.asked_again()
         before, files = process.memory_info().rss, files_of(process)
@@ -276,8 +328,9 @@ def test_a_flood_keeps_nobody_from_an_answer(plane: ControlPlaneProcess, rounds:
         for number in range(rounds):
             for name, attack in ATTACKS.items():
                 answers = honest.answers
-                wrong = attack(plane)
+                wrong, peak = judged(attack, plane)
                 assert not wrong, f"{name}: {wrong}"
+                peaks[name] = max(peaks.get(name, 0), peak)
                 # Two more: one of them was asked after the attack.
                 honest.asked_again()
                 assert honest.asked_again() > answers
@@ -292,7 +345,8 @@ def test_a_flood_keeps_nobody_from_an_answer(plane: ControlPlaneProcess, rounds:
     assert after - first < AGAIN_BYTES
     figure(
         f"{rounds} rounds of {len(ATTACKS)} floods: {honest.answers} honest calls, all answered;"
-        f" memory {before >> 20} to {first >> 20} to {after >> 20} MB"
+        f" memory {before >> 20} to {first >> 20} to {after >> 20} MB;"
+        f" most for one flood {max(peaks.values()) >> 20} MB, for bombs {peaks['bombs'] >> 20} MB"
     )
 
 
@@ -369,13 +423,23 @@ def test_a_token_has_so_many_calls_at_once_and_no_more(tmp_path: Path, monkeypat
                 assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("planted", ["no_limit_of_streams", pytest.param("no_patience", marks=pytest.mark.full)])
+FOUND_BY: dict[str, tuple[Attack, ...]] = {
+    "no_limit_of_streams": (rapid_reset, lambda plane: open_streams(plane, seconds=5)),
+    "no_limit_of_messages": (bombs, lies_about_length),
+    "no_limit_of_headers": (many_headers, continuations),
+    "keep_what_came": (bombs,),
+}
+"""A limit that is not there, and the attacks of which each must find it."""
+
+
+@pytest.mark.parametrize("planted", [*FOUND_BY, pytest.param("no_patience", marks=pytest.mark.full)])
 def test_a_server_without_limits_is_found(tmp_path: Path, planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELIOGRAPH_PLANTED_BUG", planted)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "fault" / "planted"))
     with control_plane_process(tmp_path) as careless:
-        if planted == "no_limit_of_streams":
-            assert open_streams(careless, seconds=5)
+        for number, attack in enumerate(FOUND_BY.get(planted, ())):
+            assert judged(attack, careless)[0], f"{planted}: not found by attack {number}"
+        if planted != "no_patience":
             return
         slow = slow_openings(careless, 8)
         try:

@@ -14,6 +14,35 @@ def _without(*names: str) -> Callable[[Any], None]:
     return plant
 
 
+def no_limit_of_messages(limits: Any) -> None:
+    """Messages may be of any size, before and after they are unpacked."""
+    _without("grpc.max_receive_message_length")(limits)
+    options = limits.channel_options
+    limits.channel_options = lambda: (*options(), ("grpc.max_receive_message_length", -1))
+    limits.MAX_REQUEST_BYTES = limits.MAX_GRAPH_REQUEST_BYTES = 2**40
+
+
+def no_limit_of_headers(limits: Any) -> None:
+    """Headers may be as many and as long as anybody likes."""
+    names = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
+    _without(*names)(limits)
+    options = limits.channel_options
+    limits.channel_options = lambda: (*options(), *((name, 2**30) for name in names))
+    limits.check_metadata = lambda _: None
+
+
+def keep_what_came(limits: Any) -> None:
+    """The server refuses a flood and keeps memory for it all the same, until it is over."""
+    held: list[bytearray] = []
+    check = limits.check_metadata
+
+    def hoard(metadata: Any) -> None:
+        held.append(bytearray(b"x") * (16 << 20))
+        check(metadata)
+
+    limits.check_metadata = hoard
+
+
 def fail_on_a_percent_sign(names: Any) -> None:
     """A parser of names that was never tried with one character."""
     match = names._match
@@ -28,6 +57,9 @@ def fail_on_a_percent_sign(names: Any) -> None:
 
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "fail_on_a_percent_sign": {"heliograph_control_plane.services.names": fail_on_a_percent_sign},
+    "keep_what_came": {"heliograph_control_plane.limits": keep_what_came},
+    "no_limit_of_headers": {"heliograph_control_plane.limits": no_limit_of_headers},
+    "no_limit_of_messages": {"heliograph_control_plane.limits": no_limit_of_messages},
     "no_limit_of_streams": {"heliograph_control_plane.limits": _without("grpc.max_concurrent_streams")},
     "no_patience": {"heliograph_control_plane.limits": _without("grpc.server_handshake_timeout_ms")},
 }
