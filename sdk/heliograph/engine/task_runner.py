@@ -154,8 +154,7 @@ class TaskRunner:
             redirect = printed_lines_to(task.logger)
         with redirect:
             if task.timeout is not None and not seat.limit(task.timeout):
-                loop = self.loop
-                return call_limited(frame.node.run, inputs, task.timeout, frame, loop.watch, loop.forget)
+                return call_limited(frame.node.run, inputs, task.timeout, frame, self.loop)
             try:
                 seat.busy = True
                 if self.loop.stopping:
@@ -185,11 +184,9 @@ class TaskRunner:
                 return self._looped(frame, state, inputs)
             return self._settle(frame, old, state, inputs)
         if isinstance(error, Interrupted):
-            if error.owner is not None and error.owner is not seat and not isinstance(error, TimeOver):
+            if error.owner is not None and error.owner is not seat:
                 raise error  # meant for a flow further out
             if isinstance(error, TimeOver):
-                if error.owner is not None and error.owner is not seat:
-                    raise error
                 return self._settle(frame, old, self._timed_out(frame), inputs)
             self._stopped()
             return None

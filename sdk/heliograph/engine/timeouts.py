@@ -11,10 +11,26 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from heliograph.context import TaskSurroundings, enter_task
 from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, TimeOver
+
+
+class Stoppable(Protocol):
+    """The run that a limited call belongs to.
+
+    Attributes:
+        stopping: True once the run is ending.
+    """
+
+    stopping: bool
+
+    def watch(self, seat: Seat) -> None:
+        """Lets a cancellation reach `seat`."""
+
+    def forget(self, seat: Seat) -> None:
+        """Undoes `watch`."""
 
 
 def call_limited(
@@ -22,8 +38,7 @@ def call_limited(
     arguments: Mapping[str, Any],
     seconds: float,
     surroundings: TaskSurroundings,
-    watch: Callable[[Seat], None],
-    forget: Callable[[Seat], None],
+    run: Stoppable,
 ) -> Any:
     """Calls `function` in a helper thread for at most `seconds`.
 
@@ -32,30 +47,28 @@ def call_limited(
         arguments: Its arguments.
         seconds: The limit.
         surroundings: Content of the context, for the helper thread.
-        watch: Told of the helper's seat, so that a cancellation can reach it.
-        forget: Told when the helper is done, or given up.
+        run: The run, whose cancellation reaches the helper.
 
     Raises:
         TimeOver: The limit passed.
         RunStopped: The run was cancelled meanwhile.
     """
-    helper = _Helper(function, arguments, surroundings, watch)
-    helper.start()
-    helper.ended.wait(seconds)
+    helper = _Helper(function, arguments, surroundings, run)
     seat = helper.seat
+    run.watch(seat)
     try:
-        if not helper.ended.is_set():
-            if seat is not None:
-                seat.strike(TimeOver)
+        helper.start()
+        if not helper.ended.wait(seconds):
+            helper.given_up = True
+            seat.strike(TimeOver)
             raise TimeOver
-        if isinstance(helper.error, Interrupted) and helper.error.owner is seat:
-            raise RunStopped
-        if helper.error is not None:
-            raise helper.error
-        return helper.value
     finally:
-        if seat is not None:
-            forget(seat)
+        run.forget(seat)
+    if isinstance(helper.error, Interrupted) and helper.error.owner is seat:
+        raise RunStopped
+    if helper.error is not None:
+        raise helper.error
+    return helper.value
 
 
 class _Helper(threading.Thread):
@@ -64,30 +77,32 @@ class _Helper(threading.Thread):
         function: Callable[..., Any],
         arguments: Mapping[str, Any],
         surroundings: TaskSurroundings,
-        watch: Callable[[Seat], None],
+        run: Stoppable,
     ) -> None:
         super().__init__(name="heliograph-limited", daemon=True)
         self.function = function
         self.arguments = arguments
         self.surroundings = surroundings
+        self.flow_run = run
         self.variables = contextvars.copy_context()
-        self.watch = watch
-        self.seat: Seat | None = None
+        self.seat = Seat(0)
+        self.given_up = False
         self.ended = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         """Calls the function and keeps what comes of it."""
-        seat = self.seat = Seat(threading.get_ident())
-        self.watch(seat)
+        self.seat.ident = threading.get_ident()
         enter_task(self.surroundings)
         try:
-            seat.busy = True
+            self.seat.busy = True
+            if self.given_up or self.flow_run.stopping:  # before there was anything to strike
+                raise RunStopped  # noqa: TRY301 - as if the interrupt had come a moment later
             self.value = self.variables.run(self._call)
         except BaseException as error:  # noqa: BLE001 - user code: the caller raises it again in its own thread
             self.error = error
-        seat.leave()
+        self.seat.leave()
         self.ended.set()
 
     def _call(self) -> Any:

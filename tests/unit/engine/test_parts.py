@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from heliograph.context import Context, context, current_task, enter_task, swap
+from heliograph.engine import timeouts
 from heliograph.engine.cancellation import Cancellation
 from heliograph.engine.clock import SystemClock, to_datetime, to_micros
 from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, TimeOver
@@ -124,11 +125,21 @@ def test_an_interrupt_that_comes_as_the_code_ends_is_withdrawn() -> None:
         assert results == ["survived", "still here"]
 
 
+class Run:
+    """A run that nobody ends, until `stopping` is set."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.watched: list[Seat] = []
+        self.watch = self.watched.append
+        self.forget = self.watched.remove
+
+
 def test_limited_calls() -> None:
-    watched: list[Seat] = []
+    run = Run()
 
     def call(function: Any, seconds: float = 5, **arguments: Any) -> Any:
-        return call_limited(function, arguments, seconds, Surroundings(), watched.append, watched.remove)
+        return call_limited(function, arguments, seconds, Surroundings(), run)
 
     assert call(lambda x: x + 1, x=1) == 2
     assert call(lambda: context.task_name) == "t"
@@ -142,7 +153,32 @@ def test_limited_calls() -> None:
 
     with pytest.raises(TimeOver):
         call(sleep, seconds=0.05)
-    assert woke == watched == []
+    assert woke == run.watched == []
+
+
+def test_a_limited_call_begins_no_more_when_its_run_is_ending() -> None:
+    run, called = Run(), []
+    run.stopping = True  # after the run looked for what it has to interrupt
+    with pytest.raises(RunStopped):
+        call_limited(lambda: called.append(1), {}, 60, Surroundings(), run)
+    assert called == run.watched == []
+
+
+def test_a_limited_call_that_comes_too_late_to_begin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    helpers: list[threading.Thread] = []
+    given_up = threading.Event()
+
+    def slow(_surroundings: Any) -> None:
+        helpers.append(threading.current_thread())
+        given_up.wait(60)
+
+    monkeypatch.setattr(timeouts, "enter_task", slow)
+    with pytest.raises(TimeOver):
+        call_limited(lambda: called.append(1), {}, 0.05, Surroundings(), Run())
+    given_up.set()
+    helpers[0].join(60)
+    assert called == []
 
 
 # --- context --------------------------------------------------------------------------------------------------------
