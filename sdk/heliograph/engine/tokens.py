@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from types import CellType, CodeType, MethodType
 from typing import Any
 
 
@@ -24,14 +25,15 @@ def tokenize(*values: Any) -> str:
     """Returns a token of `values`, 32 hex digits.
 
     Plain values, collections, dataclasses, enums, paths, dates, NumPy arrays and pandas objects are taken by content;
-    classes and functions by their place, functions also by their code; other objects by a `__heliograph_token__`
-    method, else by their pickle.
+    classes and functions by their place, functions also by their code and the values it uses from outside; other
+    objects by a `__heliograph_token__` method, else by their pickle.
     """
     digest = hashlib.blake2b(digest_size=16)
     _feed(digest, values, set())
     return digest.hexdigest()
 
 
+_EMPTY = CellType()
 _PLAIN = (
     bool, int, float, complex, type(None), decimal.Decimal, Fraction, uuid.UUID, dt.date, dt.time,
     dt.timedelta, dt.tzinfo, type(...), range, slice,
@@ -89,12 +91,22 @@ def _feed_compound(digest: Any, value: Any, above: set[int]) -> None:
 
 
 def _feed_function(digest: Any, function: Any, above: set[int]) -> None:
-    code = function.__code__
     _frame(digest, "function", f"{function.__module__}.{function.__qualname__}".encode())
+    _feed_code(digest, function.__code__, above)
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
+    _feed(digest, (function.__defaults__, function.__kwdefaults__, cells), above)
+    if isinstance(function, MethodType):
+        _feed(digest, function.__self__, above)
+
+
+def _feed_code(digest: Any, code: CodeType, above: set[int]) -> None:
     _frame(digest, "code", code.co_code)
-    _feed(digest, tuple(c for c in code.co_consts if not hasattr(c, "co_code")), above)
     _feed(digest, code.co_names, above)
-    _feed(digest, function.__defaults__, above)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # a function or comprehension inside; its repr has an address
+            _feed_code(digest, constant, above)
+        else:
+            _feed(digest, constant, above)
 
 
 def _feed_array(digest: Any, value: Any, above: set[int]) -> bool:

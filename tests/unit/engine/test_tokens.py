@@ -61,6 +61,35 @@ def test_what_differs(a: Any, b: Any) -> None:
     assert tokenize(a) == tokenize(a)
 
 
+def test_functions_go_by_all_that_they_do() -> None:
+    def adds(number: int) -> Any:
+        return lambda x: x + number
+
+    def recursive(depth: int) -> Any:
+        def again(x: int) -> int:
+            return again(x - 1) if x > depth else x
+
+        return again
+
+    class Held:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def method(self) -> int:
+            return self.number
+
+    comprehensions = (lambda xs: [x + 1 for x in xs], lambda xs: [x + 2 for x in xs])
+    comprehensions[1].__qualname__ = comprehensions[0].__qualname__
+    for one, same, other in (
+        (adds(1), adds(1), adds(2)),
+        (recursive(1), recursive(1), recursive(2)),
+        (Held(1).method, Held(1).method, Held(2).method),
+        (comprehensions[0], comprehensions[0], comprehensions[1]),
+    ):
+        assert tokenize(one) == tokenize(same)
+        assert tokenize(one) != tokenize(other)
+
+
 def test_order_of_mappings_and_sets_does_not_count() -> None:
     assert tokenize({"a": 1, "b": 2}) == tokenize({"b": 2, "a": 1})
     assert tokenize(set("abcdef")) == tokenize(set("fedcba"))
