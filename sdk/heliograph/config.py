@@ -356,7 +356,7 @@ def _unknown(name: str, known: Mapping[str, object], source: str) -> Configurati
 
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else "`heliograph.config.SETTINGS` lists all settings."
-    return ConfigurationError(f"{source} has the setting {name}, which does not exist. {hint}", hint=hint)
+    return ConfigurationError(f"{source} has the setting {name}, which does not exist", hint=hint)
 
 
 _TRUE = ("true", "1", "yes", "on")

@@ -22,6 +22,7 @@ def projects() -> None:
 @pass_session
 def create(session: Session, name: str, description: str, output: str) -> None:
     """Create a project. One that exists with the same description is no error."""
+    import shlex
     from datetime import timedelta
 
     began = session.client.get_server_info().time.ToDatetime()
@@ -29,7 +30,9 @@ def create(session: Session, name: str, description: str, output: str) -> None:
     new = project.create_time.ToDatetime() >= began - timedelta(milliseconds=1)
     if not emit_one(project, output, name=project.name):
         is_there = "is created" if new else "was there already"
-        click.echo(f"Project {name} {is_there}. Register flows with: heliograph register FILE --project {name}")
+        click.echo(
+            f"Project {name} {is_there}. Register flows with: heliograph register FILE --project {shlex.quote(name)}"
+        )
 
 
 @projects.command("ls", cls=Command, examples="heliograph projects ls\nheliograph projects ls -o json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +108,8 @@ def register(
             print("Error: there is no flow in these files.", file=sys.stderr)
         return codes[0] if len(set(codes)) == 1 and not missing else 1
     if output == "table":
-        click.echo(f"\nRun it with: heliograph run {project}/{registered[-1].request.flow_id} --watch")
+        name = shlex.quote(f"{project}/{registered[-1].request.flow_id}")
+        click.echo(f"\nRun it with: heliograph run {name} --watch")
     return 0
 
 

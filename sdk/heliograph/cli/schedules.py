@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from heliograph.cli.lazy import Command, LazyGroup
@@ -55,7 +57,7 @@ def pause(session: Session, flow: str, project: str | None, output: str) -> None
     schedule = session.client.pause_schedule(session.find_flow(flow, project))
     if not emit_one(schedule, output, name=schedule.name):
         name = "/".join(schedule.name.split("/")[1:4:2])
-        click.echo(f"The schedule of {name} is paused. Go on with: heliograph schedules resume {name}")
+        click.echo(f"The schedule of {name} is paused. Go on with: heliograph schedules resume {shlex.quote(name)}")
 
 
 @schedules.command(cls=Command, examples="heliograph schedules resume covid/covid-cases")

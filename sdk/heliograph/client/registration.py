@@ -7,6 +7,7 @@ is stored (under its digest, where storing twice stores once), and one call at t
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -280,7 +281,7 @@ def _require_project(client: Client, project_name: str) -> None:
     except NotFoundError as error:
         raise NotFoundError(
             f"there is no project {project_name!r} at {client.address}, or your token may not see it",
-            hint=f"create it with `heliograph projects create {project_name}`",
+            hint=f"create it with `heliograph projects create {shlex.quote(project_name)}`",
         ) from error
 
 
