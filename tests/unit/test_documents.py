@@ -220,6 +220,30 @@ def test_links_resolve(document: Path) -> None:
             assert anchor in anchors(file), f"{target}: there is no such heading"
 
 
+def crooked_tables(text: str) -> list[str]:
+    """Returns the rows of tables that have not as many cells as their header: such a table is shown as text."""
+    found: list[str] = []
+    cells = 0
+    for line in text.splitlines():
+        if not line.lstrip().startswith("|"):
+            cells = 0
+            continue
+        here = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line)))
+        cells = cells or here
+        if here != cells:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_tables(document: Path) -> None:
+    assert crooked_tables(prose(document)) == []
+
+
+def test_a_table_with_a_cell_too_few_is_found() -> None:
+    assert crooked_tables("| a | b |\n|---|\n| 1 | 2 |") == ["|---|"]
+
+
 @cache
 def definitions(file: Path) -> dict[str, ast.AST]:
     """Returns what a module or a class of it defines, by dotted name; read, not imported."""

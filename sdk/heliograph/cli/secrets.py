@@ -14,7 +14,7 @@ from heliograph.cli.lazy import Command, LazyGroup
 from heliograph.cli.output import emit_list, output_option
 from heliograph.cli.session import Session, pass_session
 from heliograph.cli.table import Cell, Column
-from heliograph.exceptions import InvalidArgumentError, NotFoundError
+from heliograph.exceptions import ConfigurationError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from heliograph.core.flow import Flow
@@ -36,8 +36,8 @@ def secrets() -> None:
 
     A flow names a secret, with PrefectSecret("DB_PASSWORD") or Secret("DB_PASSWORD").get() in a task. The value is
     looked up where the flow runs: in the variable HELIOGRAPH__SECRETS__DB_PASSWORD, the file secrets/DB_PASSWORD of the
-    home, then the table secrets.toml there. The control plane has no place for secrets and learns neither value nor
-    name.
+    home, the table secrets.toml there, then the stores of the setting storage.secret_stores. The control plane has no
+    place for secrets and learns neither value nor name.
     """
 
 
@@ -86,7 +86,10 @@ def set_secret(name: str, file: Path | None, stdin: bool) -> None:
 @output_option()
 @pass_session
 def list_secrets(session: Session, output: str) -> None:
-    """List the names of this machine's secrets, and where each is found first. Values are not read."""
+    """List the names of this machine's secrets, and where each is found first. Values are not read.
+
+    Stores are not listed: a run may read single secrets there, and need not see the others' names.
+    """
     emit_list(
         [{"name": name, "source": source} for name, source in sorted(known_names().items())],
         output,
@@ -119,9 +122,11 @@ def rm(name: str) -> None:
 @output_option("table", "json")
 @pass_session
 def check(session: Session, file: Path, output: str) -> int:
-    """Say which secrets the flows of FILE name, and whether this machine has them. It ends with 3 when one is missing.
+    """Say which secrets the flows of FILE name, and whether they are found from here. It ends with 3 when one is not.
 
-    Found are the secrets of secret tasks. Those that a task asks for in its own code show when it runs.
+    Looked at are this machine and the stores of the setting storage.secret_stores, with the rights of this process:
+    call it where and as the agent's runs are. Found are the secrets of secret tasks. Those that a task asks for in its
+    own code show when it runs.
     """
     from heliograph.cli.register import load_flows
 
@@ -129,13 +134,16 @@ def check(session: Session, file: Path, output: str) -> int:
     rows = []
     for flow in load_flows(file):
         for name, variable in named_by(flow):
-            source = f"variable {variable}" if variable and variable in os.environ else ""
-            rows.append({"flow": flow.name, "name": name, "source": source if variable else known.get(name, "")})
+            if variable:
+                source, problem = f"variable {variable}" if variable in os.environ else "", ""
+            else:
+                source, problem = (known[name], "") if name in known else _store_of(name)
+            rows.append({"flow": flow.name, "name": name, "source": source, "problem": problem})
     emit_list(
         rows,
         output,
         [Column("flow", flexible=True), Column("secret"), Column("found in", flexible=True)],
-        lambda row: [row["flow"], row["name"], row["source"] or Cell("missing", "red")],
+        lambda row: [row["flow"], row["name"], row["source"] or Cell(row["problem"] or "missing", "red")],
         name=lambda row: row["name"],
         color=session.color,
         empty="These flows have no secret tasks.",
@@ -163,6 +171,17 @@ def known_names() -> dict[str, str]:
             name = next((name for name in found if bare in (name, name.upper())), bare)
             found[name] = f"variable {variable}"
     return found
+
+
+def _store_of(name: str) -> tuple[str, str]:
+    """Returns the store that has a secret, or what keeps it from being read there."""
+    from heliograph.client.secret_stores import store_with
+    from heliograph.config import config
+
+    try:
+        return store_with(config().storage.secret_stores, name) or "", ""
+    except ConfigurationError as error:
+        return "", str(error)
 
 
 def named_by(flow: Flow) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from heliograph.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS = 10
 _MISSING = ("ResourceNotFoundException", "ParameterNotFound")
@@ -40,6 +40,23 @@ def find_in_stores(stores: Sequence[str], name: str) -> Any:
         ConfigurationError: A store is not known, cannot be reached, or does not let us read. What it says is told
             without any value.
     """
+    return next((value for _, value in _answers(stores, name)), None)
+
+
+def store_with(stores: Sequence[str], name: str) -> str | None:
+    """Returns the first store that has a secret, found as a run finds it; None when none has.
+
+    Args:
+        stores: The stores, as the setting has them.
+        name: Name of the secret.
+
+    Raises:
+        ConfigurationError: As `find_in_stores`.
+    """
+    return next((store for store, _ in _answers(stores, name)), None)
+
+
+def _answers(stores: Sequence[str], name: str) -> Iterator[tuple[str, Any]]:
     for store in stores:
         kind, colon, place = store.partition(":")
         look = _KINDS.get(kind)
@@ -47,8 +64,7 @@ def find_in_stores(stores: Sequence[str], name: str) -> Any:
             raise ConfigurationError(f"{store!r} is no secret store", hint=f"storage.secret_stores takes {_WAYS}.")
         value = look(place, name)
         if value is not None:
-            return value
-    return None
+            yield store, value
 
 
 def _from_secrets_manager(prefix: str, name: str) -> Any:

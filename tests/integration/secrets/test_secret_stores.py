@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import hvac  # type: ignore[import-untyped]
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
+from tests.support.cli import Cli
 from tests.support.home import home
 from tests.support.stack import free_port, wait_until
 
@@ -25,6 +27,14 @@ from heliograph.exceptions import ConfigurationError, SecretNotFoundError
 __all__ = ["home"]
 
 VALUE = "correct-horse-7"
+FLOW = """
+from heliograph import Flow
+from heliograph.tasks.secrets import Secret
+
+with Flow("uses-secrets") as flow:
+    Secret("DB_PASSWORD")()
+    Secret("API_KEY")()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +117,22 @@ def test_vault_gives_one_value_or_all_fields(bao: Any) -> None:
     assert find_in_stores(["vault:secret/etl"], "DB_PASSWORD") == VALUE
     assert find_in_stores(["vault:secret/etl"], "DB") == {"user": "ann", "password": VALUE}
     assert find_in_stores(["vault:secret/etl"], "OTHER") is None
+
+
+def test_the_secrets_of_a_flow_are_checked_in_the_stores(bao: Any, tmp_path: Path) -> None:
+    """`heliograph secrets check`, with the rights of a run: it says which store has each, and shows no value."""
+    bao.secrets.kv.v2.create_or_update_secret(path="etl/DB_PASSWORD", secret={"value": VALUE}, mount_point="secret")
+    (tmp_path / "flow.py").write_text(FLOW)
+    cli = Cli(tmp_path / "home", cwd=tmp_path)
+    cli.environment |= {name: os.environ[name] for name in ("VAULT_ADDR", "VAULT_TOKEN")}
+    cli.environment["HELIOGRAPH__STORAGE__SECRET_STORES"] = "vault:secret/etl"
+    rows = {row["name"]: row for row in cli.json("secrets", "check", "flow.py", code=3)}
+    assert rows["DB_PASSWORD"]["source"] == "vault:secret/etl"
+    assert rows["API_KEY"]["source"] == rows["API_KEY"]["problem"] == ""
+    cli.environment["VAULT_TOKEN"] = "hvs.nobody"
+    told = cli("secrets", "check", "flow.py", code=3)
+    assert "vault:secret/etl/DB_PASSWORD cannot be read: Forbidden" in told.stdout
+    assert VALUE not in told.stdout + told.stderr + str(rows)
 
 
 def test_a_refused_token_is_told_without_a_value(bao: Any, monkeypatch: pytest.MonkeyPatch) -> None:
