@@ -1,4 +1,4 @@
-"""One attempt of a task run, with everything a task may ask for.
+"""One attempt of a task run, with everything a task may ask for. What is kept of its value is `keeping`'s business.
 
 The order of the steps is Prefect 1's: skips upstream, mapping, run name, trigger, target and cache, Running, `run`
 itself, keeping the value, cache, retry, loop. Each change of state goes through the state handlers, then through the
@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from heliograph.context import context, enter_task
+from heliograph.context import enter_task
 from heliograph.engine.clock import to_datetime, to_micros
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph.engine.interrupts import Interrupted, RunStopped, Seat, TimeOver
+from heliograph.engine.keeping import Keeper
 from heliograph.engine.mapping import MappingError, plan_children, upstream_states
-from heliograph.engine.nodes import NONE_VALUE, Node, TaskFrame
+from heliograph.engine.nodes import Node, TaskFrame
 from heliograph.engine.retries import may_retry
 from heliograph.engine.run_loop import Outward, RunLoop
 from heliograph.engine.signals import ENDRUN, StateSignal
-from heliograph.engine.sink import FailureInfo, StoredResult
+from heliograph.engine.sink import FailureInfo
 from heliograph.engine.state import (
-    Cached,
     Failed,
     Looped,
     Mapped,
@@ -37,10 +37,8 @@ from heliograph.engine.state import (
     TimedOut,
     TriggerFailed,
     success_with,
-    utc_now,
 )
 from heliograph.engine.stdout import printed_lines_to
-from heliograph.engine.targets import Targets
 from heliograph.engine.timeouts import call_limited
 from heliograph.engine.tracebacks import from_user_code, has_user_code, last_line
 from heliograph.engine.transitions import Event, EventKind, Record, next_state
@@ -89,8 +87,7 @@ class TaskRunner:
         self.handlers = handlers
         self.raise_errors = raise_errors
         self.cancel = cancel
-        self.targets = Targets()
-        self.stored: dict[int, StoredResult] = {}
+        self.keeper = Keeper(loop, parameters)
         self.loop_results: dict[int, Any] = {}
         self.task_contexts: dict[int, dict[str, Any]] = {}
 
@@ -114,7 +111,7 @@ class TaskRunner:
             inputs = self._inputs(node, upstream)
             self._name_run(frame, inputs)
             self._check_trigger(node, upstream)
-            hit = None if record.state is StateCode.LOOPED else self._find_result(frame, inputs)
+            hit = None if record.state is StateCode.LOOPED else self.keeper.find(frame, inputs)
             if hit is not None:
                 return self._settle(frame, old, hit, inputs)
             running = self._handled(frame, old, _RUNNING)
@@ -138,7 +135,7 @@ class TaskRunner:
             return None
         frame.record = loop.records[run] = record
         loop.sink.task_state(node.index, frame.map_index, record.state, record.updated, record.run_count)
-        self._tell_inputs(frame)
+        self.keeper.tell_inputs(frame)
         enter_task(frame)
         try:
             value = self._call(frame, inputs, seat)
@@ -211,7 +208,7 @@ class TaskRunner:
         """Keeps the value, then ends the attempt as a success."""
         node, loop = frame.node, self.loop
         try:
-            stored = self._keep(frame, state, inputs)
+            stored = self.keeper.keep(frame, state, inputs)
         except Exception as error:  # noqa: BLE001 - storage of the user's choice: the task failed, its value is not safe
             return self._settle(frame, _RUNNING, _failed(error), inputs, reason=FailureCode.RESULT_STORE)
         record = frame.record
@@ -220,7 +217,7 @@ class TaskRunner:
         try:
             state = self._handled(frame, _RUNNING, state)
             if type(state) is Success and node.task.cache_for is not None:
-                state = self._handled(frame, state, self._to_cache(frame, state, inputs))
+                state = self._handled(frame, state, self.keeper.to_cache(frame, state, inputs))
         except _HandlerFault as fault:
             return self._settle_handled(frame, fault.state, inputs, retry=False)
         if not state.is_successful():
@@ -237,7 +234,7 @@ class TaskRunner:
         state.context["task_loop_count"] = count
         try:
             if frame.node.task.target is None and state.result is not None:
-                self._keep(frame, state, inputs)
+                self.keeper.keep(frame, state, inputs)
             handled = self._handled(frame, _RUNNING, state)
         except _HandlerFault as fault:
             return self._settle_handled(frame, fault.state, inputs, retry=False)
@@ -296,7 +293,7 @@ class TaskRunner:
             code = StateCode.SUCCESS
         policy = node.policy._replace(keeps=False)
         record, _ = next_state(record, Event(kind, code), now, policy)
-        return loop.complete(run, record, new, None, run in self.stored)
+        return loop.complete(run, record, new, None, run in self.keeper.stored)
 
     def _fail(
         self,
@@ -433,104 +430,11 @@ class TaskRunner:
         template = frame.node.task.task_run_name
         if template is None:
             return
-        variables = self._variables(inputs)
+        variables = self.keeper.variables(inputs)
         name = template.format(**variables) if isinstance(template, str) else str(template(**variables))
         frame.run_name = name
         enter_task(frame)
         self.loop.sink.rendered_name(frame.node.index, frame.map_index, name)
-
-    def _variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {**self.parameters, **context.to_dict(), **inputs}
-
-    def _find_result(self, frame: TaskFrame, inputs: dict[str, Any]) -> State | None:
-        """Looks for the result in the target, then in the cache."""
-        task = frame.node.task
-        if task.target is not None:
-            result = self._result_of(frame)
-            if result is not None:
-                variables = self._variables(inputs)
-                location = result.format(**variables).location
-                self.targets.check(frame, location, inputs)
-                if result.exists(location):
-                    known = result.read(location)
-                    self._remember(frame, known, "Task '%s': not run, its result was found in %s.")
-                    return Cached(f"Result found at task target {location}", result=known, cached_inputs=inputs)
-        if task.cache_for is None:
-            return None
-        caches: dict[str, list[Cached]] = self.loop.base_context["caches"]
-        for candidate in caches.get(task.cache_key or task.name, ()):
-            if task.cache_validator(candidate, inputs, self.parameters):
-                found = candidate.load_result()
-                _log.info("Task '%s': not run, its result was found in the cache.", self.loop.name_of(frame.run))
-                return found
-        return None
-
-    def _to_cache(self, frame: TaskFrame, state: State, inputs: dict[str, Any]) -> Cached:
-        task = frame.node.task
-        assert task.cache_for is not None
-        cached = Cached(
-            state.message,
-            result=state.stored if state.stored is not None else state.value,
-            cached_inputs=inputs,
-            cached_parameters=self.parameters,
-            cached_result_expiration=utc_now() + task.cache_for,
-            context=state.context,
-        )
-        with self.loop.condition:
-            self.loop.base_context["caches"].setdefault(task.cache_key or task.name, []).insert(0, cached)
-        return cached
-
-    def _result_of(self, frame: TaskFrame) -> Any:
-        """Returns the `Result` to look in and to write with: the target is its location."""
-        task, result = frame.node.task, frame.node.result
-        if result is None and task.target is not None:  # a target is looked for even when nothing is written
-            result = task.result if task.result is not None else self.loop.base_context.get("_flow_result")
-            if result is None or not getattr(result, "stores", False):
-                return None
-        if task.target is not None and result is not None:
-            result = result.copy()
-            result.location = task.target
-        return result
-
-    def _keep(self, frame: TaskFrame, state: State, inputs: dict[str, Any]) -> bool:
-        """Stores the value of a success, and tells the sink where it went or why it was not kept."""
-        node, value = frame.node, state.result
-        if node.result is None:
-            if frame.map_index is None:
-                self.loop.told(node.index, None, node.not_kept)
-            return False
-        if value is None:
-            self.loop.told(node.index, frame.map_index, NONE_VALUE)
-            return False
-        variables, result = self._variables(inputs), self._result_of(frame)
-        if frame.map_index is not None and result.location is not None:
-            self.targets.check(frame, result.format(**variables).location, inputs)
-        written = result.write(value, **variables)
-        state.result = written
-        self._remember(frame, written, "Task '%s': its result is kept in %s.")
-        return True
-
-    def _remember(self, frame: TaskFrame, result: Any, line: str) -> None:
-        from heliograph.engine.results import describe
-
-        stored = describe(result, result.size_bytes)
-        level = logging.INFO if frame.map_index is None else logging.DEBUG  # a map may have many children
-        _log.log(level, line, self.loop.name_of(frame.run), _place(stored), extra={"stays_local": True})
-        self.stored[frame.run] = stored
-        self.loop.told(frame.node.index, frame.map_index, stored)
-
-    def _tell_inputs(self, frame: TaskFrame) -> None:
-        """Tells where the inputs of a child are, as far as they were kept."""
-        if frame.map_index is None or not self.stored:
-            return
-        found: dict[str, StoredResult] = {}
-        for item, source in zip(frame.node.inputs, self.loop.sources[frame.node.index], strict=True):
-            upstream = source.children_of + frame.map_index if source.children_of >= 0 else item.upstream
-            stored = self.stored.get(upstream)
-            if item.key is not None and stored is not None:
-                found[item.key] = stored
-        if found:
-            self.loop.sink.mapped_input(frame.node.index, frame.map_index, found)
 
     # --- handlers ---------------------------------------------------------------------------------------------------
 
@@ -595,11 +499,6 @@ class _HandlerFault(Exception):
 
 def _failed(error: BaseException) -> State:
     return Failed(f"Error during execution of task: {safe_repr(error)}", result=error)
-
-
-def _place(stored: StoredResult) -> str:
-    bucket = stored.config.get("bucket")
-    return f"{bucket}/{stored.location}" if bucket else str(stored.location)
 
 
 def _children(state: State) -> list[State]:
