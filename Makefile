@@ -29,6 +29,7 @@ check: $(VENV)/.dev ## Format, lint, types, import directions, API rules, genera
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format -d --exit-code
 	$(BIN)/python tools/generate_api.py --check
 	$(BIN)/python tools/contract_table.py --check
+	$(BIN)/python tools/agent_tables.py --check
 
 test: $(VENV)/.dev ## Run the quick form of every test
 	@tools/install.sh system
@@ -58,6 +59,7 @@ proto: $(VENV)/.dev ## Generate sdk/heliograph/api/v1 from proto/
 
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python tools/contract_table.py
+	$(BIN)/python tools/agent_tables.py
 
 lock: ## Pin the newest versions that fit into constraints.txt
 	@PYTHON=$(PYTHON) tools/install.sh lock

@@ -30,9 +30,15 @@ def _start_options(command: Any) -> Any:
                 "-e", "--env", multiple=True, metavar="KEY=VALUE", help="A variable of flow processes. May be repeated."
             ),
             click.option(
-                "-p", "--import-path", "import_paths", multiple=True, help="A folder put on the flows' sys.path."
+                "-p",
+                "--import-path",
+                "import_paths",
+                multiple=True,
+                help="A folder of this host, put on the sys.path of local runs. May be repeated.",
             ),
-            click.option("-f", "--show-flow-logs", is_flag=True, help="Repeat the flows' output here."),
+            click.option(
+                "-f", "--show-flow-logs", is_flag=True, help="Repeat the flows' output here (not that of ECS tasks)."
+            ),
             click.option(
                 "--health-port",
                 type=click.IntRange(1, 65535),
@@ -62,7 +68,7 @@ def _start_options(command: Any) -> Any:
             click.option(
                 "--work-dir",
                 type=click.Path(exists=True, file_okay=False),
-                help="Folder in which flows start. [default: this one]",
+                help="Folder of this host in which local runs start. [default: this one]",
             ),
             click.option(
                 "--drain-timeout",

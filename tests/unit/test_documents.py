@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import click
 import pytest
 
+from heliograph import run_configs
 from heliograph.cli.main import EXIT_CODES, cli
 from heliograph_agents.launchers.kinds import NAMES, kind
 
@@ -281,6 +283,16 @@ def is_there(dotted: str) -> bool:
 def test_named_functions_are_there(document: Path) -> None:
     names = re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`", prose(document))
     assert not [name for name in names if not name.endswith((".toml", ".py")) and not is_there(name)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_an_agent_has_each_of_its_options_and_arguments(name: str) -> None:
+    page = (ROOT / "docs" / "agents" / f"{name}.md").read_text("utf-8")
+    options = {part for option in kind(name).OPTIONS for part in option.opts if part.startswith("--")}
+    run_config = next(found for found in vars(run_configs).values() if getattr(found, "launcher", "") == name)
+    arguments = set(inspect.signature(run_config).parameters) - {"prefect"}
+    assert {option for option in options if not re.search(rf"`{option}\b", page)} == set()
+    assert {argument for argument in arguments if not re.search(rf"\b{argument}\b", page)} == set()
 
 
 @pytest.mark.parametrize("folder", ["sdk", "agents", "control_plane", "proto", "tests", "examples/covid"])
