@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.support import ends
 from tests.support.control_plane import InProcessControlPlane
 
 from heliograph import Client, Flow
@@ -260,7 +261,7 @@ def test_only_unavailable_is_tried_again_and_not_forever(
                 with pytest.raises(error):
                     client.whoami()
     finally:
-        server.stop(None).wait()
+        ends.stop(server)
     assert flaky.seen == seen
 
 
@@ -279,7 +280,7 @@ def test_every_call_ends_at_its_deadline() -> None:
             client.whoami()
     finally:
         release.set()
-        server.stop(None).wait()
+        ends.stop(server)
 
 
 def test_plaintext_off_loopback_needs_a_word(monkeypatch: pytest.MonkeyPatch) -> None:

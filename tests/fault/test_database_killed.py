@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.contract.store.helpers import Bench, new_run
+from tests.support import ends
 from tests.support.control_plane import InProcessControlPlane, control_plane
 from tests.support.figures import Figure
 from tests.support.forms import forms
@@ -50,6 +51,7 @@ class Claiming:
         self._cut = threading.Event()
         self._alive = threading.Event()
         self._alive.set()
+        self._over = threading.Event()
         self._watch_the_commits(monkeypatch)
 
     def _watch_the_commits(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,7 @@ class Claiming:
         self._alive.clear()
         self._cluster.kill()
         self.kills += 1
-        threading.Thread(target=self._start_again).start()
+        threading.Thread(target=self._start_again, daemon=True).start()
 
     def _start_again(self) -> None:
         self._cluster.start()
@@ -97,13 +99,15 @@ class Claiming:
         turn = empty = 0
         while sum(self.given.values()) < total and empty < 20:
             turn += 1
-            while True:
+            while not self._over.is_set():
                 try:
-                    found = self._bench.store.lease_flow_runs("a", f"{number}-{turn}", BATCH).result()
+                    found = self._bench.store.lease_flow_runs("a", f"{number}-{turn}", BATCH).result(120)
                     break
                 except UnavailableError:
                     self.repeated += 1
                     self._alive.wait(60)
+            else:
+                return
             empty = 0 if found else empty + 1
             with self._lock:
                 self.given.update(lease.flow_run.run_id for lease in found)
@@ -112,9 +116,16 @@ class Claiming:
         """Claims all, while the database dies `kills` times: every other time between a commit and its answer."""
         chance = random.Random(kills)
         marks = sorted(chance.randrange(total // 20, total * 4 // 5) for _ in range(kills))
-        threads = [threading.Thread(target=self.claim, args=(number, total)) for number in range(CLAIMERS)]
+        threads = [threading.Thread(target=self.claim, args=(number, total), daemon=True) for number in range(CLAIMERS)]
         for thread in threads:
             thread.start()
+        try:
+            self._strike(marks)
+            ends.join(*threads, seconds=1800)
+        finally:
+            self._over.set()
+
+    def _strike(self, marks: list[int]) -> None:
         for number, mark in enumerate(marks):
             wait_until(lambda at=mark: sum(self.given.values()) >= at, f"{mark} claims", 120)
             assert self._alive.wait(60)
@@ -124,8 +135,6 @@ class Claiming:
                 self._cut.set()
                 wait_until(lambda: not self._cut.is_set(), "a commit to cut", 60)
             assert self._alive.wait(60)
-        for thread in threads:
-            thread.join()
 
 
 def claims_survive(postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch, total: int, kills: int) -> Claiming:
@@ -136,7 +145,7 @@ def claims_survive(postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch, t
             numbers = range(first, min(first + 1000, total))
             made = [bench.store.create_flow_run(new_run(f"run-{n}"), RequestKey("c", f"{n}", b"")) for n in numbers]
             for one in made:
-                one.result()
+                one.result(120)
         claiming = Claiming(bench, postgres, monkeypatch)
         claiming.storm(total, kills)
         with psycopg.connect(bench.url) as connection:

@@ -17,6 +17,7 @@ import grpc.aio
 import pytest
 from tests.fault.conftest import StackFactory
 from tests.fault.flows import steps
+from tests.support import ends
 from tests.support.control_plane import control_plane
 from tests.support.fault_proxy import DOWN, UP, FaultProxy
 from tests.support.figures import Figure
@@ -51,8 +52,8 @@ def cut(proxy: FaultProxy, way: str, seconds: float) -> None:
 WAYS = ("up", "down", "both", "half-open")
 
 
-def lane(stack: Stack, proxy: FaultProxy, name: str, cuts: list[float]) -> dict[str, Path]:
-    """Cuts one agent off again and again. Returns its runs and their witness files."""
+def lane(stack: Stack, proxy: FaultProxy, name: str, cuts: list[float], over: threading.Event) -> dict[str, Path]:
+    """Cuts one agent off again and again, until it is over. Returns its runs and their witness files."""
     runs: dict[str, Path] = {}
     with Client(stack.address, stack.environment["HELIOGRAPH__CLIENT__TOKEN"]) as client:
 
@@ -63,12 +64,14 @@ def lane(stack: Stack, proxy: FaultProxy, name: str, cuts: list[float]) -> dict[
             return file
 
         for number, seconds in enumerate(cuts):
+            if over.is_set():
+                break
             file = begin()
             wait_until(lambda file=file: witness(file), "a run begins", seconds=90)  # type: ignore[misc]
-            cutting = threading.Thread(target=cut, args=(proxy, WAYS[number % len(WAYS)], seconds))
+            cutting = threading.Thread(target=cut, args=(proxy, WAYS[number % len(WAYS)], seconds), daemon=True)
             cutting.start()
             begin()
-            cutting.join()
+            ends.join(cutting, seconds=seconds + 60)
     return runs
 
 
@@ -76,13 +79,15 @@ def partitions(make_stack: StackFactory, lanes: int, cuts: list[float]) -> int:
     """Cuts several agents off at once, each from its own side of the network. Returns the number of runs."""
     stack = make_stack(planted=SHORT, agent=False)
     stack.register(steps(STEPS))
-    with ExitStack() as exits, ThreadPoolExecutor(lanes) as pool:
+    over = threading.Event()
+    with ThreadPoolExecutor(lanes) as pool, ExitStack() as exits:
+        exits.callback(over.set)
         work = []
         for number in range(lanes):
             proxy = exits.enter_context(FaultProxy(stack.port))
             stack.agents_address, stack.agent_args = proxy.address, ["--label", f"lane-{number}"]
             stack.start_agent(f"agent-{number}")
-            work.append((proxy, f"lane-{number}", cuts[number::lanes]))
+            work.append((proxy, f"lane-{number}", cuts[number::lanes], over))
         runs: dict[str, Path] = {}
         for done in pool.map(lambda one: lane(stack, *one), work):
             runs |= done

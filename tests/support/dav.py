@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support import ends
 from tests.support.stack import free_port
 
 START_SECONDS = 60.0
@@ -84,8 +85,7 @@ class DavServer:
     def stop(self) -> None:
         """Ends it."""
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+            ends.end(self._process)
 
     def _answers(self) -> bool:
         try:

@@ -79,7 +79,7 @@ class EvilPlane:
     def stop(self) -> None:
         """Ends the server."""
         self._offers.put([])
-        self._server.stop(0.2)
+        self._server.stop(0.2).wait(60)
 
     def offer(self, *leases: agents.FlowRunLease) -> None:
         """Answers the next poll with these leases."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support import ends
 from tests.support.stack import free_port
 
 START_SECONDS = 60.0
@@ -114,8 +115,7 @@ class GitServer:
     def stop(self) -> None:
         """Ends it."""
         for process in reversed(self._processes):
-            process.terminate()
-            process.wait()
+            ends.end(process)
 
     def repository(self, name: str, *, private: bool = False) -> GitRepository:
         """Makes an empty repository with a clone beside it."""

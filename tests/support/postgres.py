@@ -89,7 +89,10 @@ class PostgresCluster:
                 os.kill(one, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        while any(_is_alive(one) for one in killed):
+        limit = time.monotonic() + 60
+        while left := [one for one in killed if _is_alive(one)]:
+            if time.monotonic() > limit:
+                raise RuntimeError(f"killed, and still there: {left}")
             time.sleep(0.005)
         # Where nobody reaps orphans, the dead server's id still counts as taken.
         for lock in (self._data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):

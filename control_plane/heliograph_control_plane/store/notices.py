@@ -23,6 +23,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from heliograph_control_plane.store.pending import join_threads
 from heliograph_control_plane.store.records import Changes, Requirement, Upcoming
 
 CHANNEL: Final = "heliograph"
@@ -133,10 +134,9 @@ class Notices:
             self._closing.set()
             self._condition.notify()
         os.write(self._stop_writing, b"x")
-        for thread in self._threads:
-            thread.join()
-        os.close(self._stop_reading)
-        os.close(self._stop_writing)
+        if join_threads(self._threads):
+            os.close(self._stop_reading)
+            os.close(self._stop_writing)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

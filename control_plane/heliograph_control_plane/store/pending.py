@@ -7,11 +7,18 @@ wake the loop once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable, Generator
-from typing import Generic, TypeVar, cast
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+CLOSE_SECONDS: Final = 30.0
+"""How long a store that closes waits for its threads: they end soon, unless the database is silent."""
 
 
 class Pending(Generic[T]):
@@ -97,6 +104,17 @@ def wake_all(waiters: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]]
             loop.call_soon_threadsafe(_run, wakes)
         except RuntimeError:  # the loop was closed while the call was under way: nobody waits any more
             continue
+
+
+def join_threads(threads: Sequence[threading.Thread]) -> bool:
+    """Waits until threads that answer have ended; leaves those that a silent database holds. True when none is left."""
+    limit = time.monotonic() + CLOSE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, limit - time.monotonic()))
+    left = [thread.name for thread in threads if thread.is_alive()]
+    if left:
+        _log.error("the store closes although its database is silent: still at work: %s", ", ".join(left))
+    return not left
 
 
 def _run(wakes: list[Callable[[], None]]) -> None:

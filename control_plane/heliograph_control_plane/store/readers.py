@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from heliograph.exceptions import HeliographError, UnavailableError
-from heliograph_control_plane.store.pending import Pending, wake_all
+from heliograph_control_plane.store.pending import Pending, join_threads, wake_all
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -58,40 +58,41 @@ class Readers:
     def submit(self, function: Callable[[Connection], T]) -> Pending[T]:
         """Queues one read."""
         pending: Pending[T] = Pending()
-        if self._closing:
-            pending.fail(UnavailableError("the control plane is stopping"))
-            return pending
-        if self._queue.qsize() >= self._max_queued:
-            pending.fail(UnavailableError("the control plane is too busy"))
-        else:
-            self._queue.put((pending, function))
+        with self._lock:
+            refusal = self._refusal(self._queue.qsize())
+            if refusal is None:
+                self._queue.put((pending, function))
+        if refusal is not None:
+            pending.fail(refusal)
         return pending
 
     def submit_grouped(self, read: GroupRead[A, T], argument: A) -> Pending[T]:
         """Queues one call of a read that answers many at once."""
         pending: Pending[T] = Pending()
-        if self._closing:
-            pending.fail(UnavailableError("the control plane is stopping"))
-            return pending
         with self._lock:
             group = self._groups.get(id(read))
-            if group is None:
-                group = self._groups[id(read)] = _Group(read)
-                self._queue.put(group)
-            full = len(group.waiting) >= self._max_queued
-            if not full:
+            refusal = self._refusal(0 if group is None else len(group.waiting))
+            if refusal is None:
+                if group is None:
+                    group = self._groups[id(read)] = _Group(read)
+                    self._queue.put(group)
                 group.waiting.append((pending, argument))
-        if full:
-            pending.fail(UnavailableError("the control plane is too busy"))
+        if refusal is not None:
+            pending.fail(refusal)
         return pending
 
     def close(self) -> None:
         """Answers what is queued and ends the threads."""
-        self._closing = True
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        with self._lock:  # what comes before is answered, and what comes after is refused
+            self._closing = True
+            for _ in self._threads:
+                self._queue.put(None)
+        join_threads(self._threads)
+
+    def _refusal(self, waiting: int) -> UnavailableError | None:
+        if self._closing:
+            return UnavailableError("the control plane is stopping")
+        return UnavailableError("the control plane is too busy") if waiting >= self._max_queued else None
 
     def _take(self, work: _Work) -> tuple[list[Pending[Any]], Callable[[Connection], list[Any]]]:
         if not isinstance(work, _Group):

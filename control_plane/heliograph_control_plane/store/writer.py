@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from heliograph.exceptions import HeliographError, InternalError, UnavailableError
 from heliograph_control_plane.store.database import Database, is_conflict, is_fatal
-from heliograph_control_plane.store.pending import Pending, wake_all
+from heliograph_control_plane.store.pending import Pending, join_threads, wake_all
 from heliograph_control_plane.store.records import Changes, Requirement, Subscriber, Upcoming
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Writer:
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join()
+        join_threads([self._thread])
 
     def _enqueue(self, call: _Call) -> None:
         with self._condition:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.executors.conftest import Runner
+from tests.support import ends
 from tests.support.engine import RecordingSink
 
 from heliograph.core.flow import Flow
@@ -155,10 +156,10 @@ def run_cancelled(flow: Flow, executor: Executor, started: threading.Event) -> t
         started.wait(60)
         cancel.request("by a test")
 
-    asker = threading.Thread(target=ask)
+    asker = threading.Thread(target=ask, daemon=True)
     asker.start()
     state = FlowRunner(flow, sink=sink, cancel=cancel).run(executor=executor)
-    asker.join()
+    ends.join(asker)
     return state, sink
 
 
@@ -272,14 +273,14 @@ def test_a_signal_handler_may_cancel(executor: Executor) -> None:
         work.started.wait(60)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
         with Flow("f") as flow:
             task(work.run, name="w")()
         state = FlowRunner(flow, cancel=cancel).run(executor=executor)
     finally:
-        killer.join()
+        killer.join(60)  # before the handler is the old one: the signal would end the process
         signal.signal(signal.SIGUSR1, handler)
     assert isinstance(state, Cancelled)
 
@@ -302,17 +303,21 @@ def test_a_paused_task_goes_on_when_somebody_resumes_it(executor: Executor) -> N
         after = task(lambda x: x + 1, name="after")(gate)
     runner = FlowRunner(flow, sink=sink, resumable=True)
     answers: list[bool] = []
+    over = threading.Event()
 
     def approve() -> None:
         paused.wait(20)
         answers.append(runner.resume(1))  # not paused
-        while not runner.resume(0):  # told a moment before it can be resumed
+        while not runner.resume(0) and not over.is_set():  # told a moment before it can be resumed
             time.sleep(0.001)
 
-    approver = threading.Thread(target=approve)
+    approver = threading.Thread(target=approve, daemon=True)
     approver.start()
-    state = runner.run(executor=executor)
-    approver.join()
+    try:
+        state = runner.run(executor=executor)
+    finally:
+        over.set()
+    ends.join(approver)
     assert state.is_successful()
     assert state.result[after].result == 2
     assert answers == [False]

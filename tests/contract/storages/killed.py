@@ -3,6 +3,9 @@
 A line on standard input is a number and a pickled storage, bundle and launch settings; the process forks, and its child
 dies as if by SIGKILL before the step of that number: the opening or renaming of a file, or a sending to a server. The
 answer is a line with the child's exit code: 0 when it had stored all of it before.
+
+The process that forks has one thread only, which is checked: a lock that another thread held would stay locked in the
+child. A child that hangs all the same dies by its own alarm, and the test is told.
 """
 
 from __future__ import annotations
@@ -10,18 +13,24 @@ from __future__ import annotations
 import base64
 import os
 import pickle
+import select
+import signal
 import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from tests.support import ends
 
 __all__ = ["Author", "author"]
 
 _FILES = frozenset({"os.rename", "os.mkdir", "os.link", "os.remove", "os.truncate"})
 KILLED = 9
+HUNG_SECONDS = 60
 
 
 class Author:
@@ -37,6 +46,8 @@ class Author:
         work = base64.b64encode(pickle.dumps((storage, bundle, settings))).decode()
         self._process.stdin.write(f"{before} {work}\n")
         self._process.stdin.flush()
+        told, _, _ = select.select([self._process.stdout], [], [], 2 * HUNG_SECONDS)
+        assert told, "the author does not answer"
         answer = self._process.stdout.readline().strip()
         assert answer in ("0", str(KILLED)), f"the author ended with {answer!r}"
         return answer == "0"
@@ -50,12 +61,12 @@ def author() -> Iterator[Author]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         yield Author(process)
     finally:
-        process.kill()
-        process.communicate()
+        ends.kill(process)
 
 
 def _die_before(step: int) -> None:
@@ -91,8 +102,11 @@ def main() -> None:
         storage, bundle, settings = pickle.loads(base64.b64decode(work))
         # The cloud's library is imported once, not by each child.
         getattr(storage, "objects", None) or getattr(storage, "client", None)
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        assert threads == 1, f"{threads} threads: a child may inherit a lock that nobody opens"
         child = os.fork()
         if child == 0:
+            signal.alarm(HUNG_SECONDS)
             try:
                 _die_before(int(before))
                 storage.put_bundle(bundle, settings)

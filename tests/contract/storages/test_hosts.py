@@ -13,12 +13,14 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.contract.storages.commits import register, run, write_flow
 from tests.contract.storages.hosts import member, with_member
+from tests.support import ends
 from tests.support.bitbucket import BitbucketDouble
 from tests.support.bitbucket_cloud import BitbucketCloudDouble
 from tests.support.git_host import TOKEN, Fault, HostDouble, HostRepository, Told
@@ -281,14 +283,10 @@ def test_two_agents_fetch_at_once(host: Host, tmp_path: Path, logged_in: None) -
 
     def fetch(cache: Path) -> None:
         storage = from_reference(ref.storage, ref.location)
-        barrier.wait()
+        barrier.wait(60)
         folders.append(storage.fetch(ref, cache))
 
-    threads = [threading.Thread(target=fetch, args=(tmp_path / f"{number % 2}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    ends.together(partial(fetch, tmp_path / f"{number % 2}") for number in range(4))
     assert len(folders) == 4
     assert len(set(folders)) == 2
     archives = [path for path in host.double.asked_of() if host.archive in path]

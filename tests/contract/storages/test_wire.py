@@ -36,7 +36,8 @@ def test_a_slow_wire_is_only_slow(wired: Ground) -> None:
 
 def test_a_connection_that_breaks_before_the_answer_is_made_again(wired: Ground) -> None:
     flow = wired.flow(files=FILES)
-    with FaultProxy(wired.port()) as proxy, wired.via(proxy.port), ThreadPoolExecutor(1) as pool:
+    # The pool is around the proxy: what it has under way ends with the proxy.
+    with ThreadPoolExecutor(1) as pool, FaultProxy(wired.port()) as proxy, wired.via(proxy.port):
         proxy.hold(DOWN)
         registering = pool.submit(wired.register, flow)
         _until(lambda: proxy.reset() > 0, "nobody connects")
@@ -49,7 +50,8 @@ def test_a_connection_that_breaks_in_the_middle_of_the_bundle_is_made_again(
     wired: Ground, figure: Callable[[str], None]
 ) -> None:
     flow = wired.flow(files=FILES)
-    with FaultProxy(wired.port()) as proxy, wired.via(proxy.port), ThreadPoolExecutor(1) as pool:
+    # The pool is around the proxy: what it has under way ends with the proxy.
+    with ThreadPoolExecutor(1) as pool, FaultProxy(wired.port()) as proxy, wired.via(proxy.port):
         ref = wired.register(flow)
         passed = threading.Event()
         breaks = 0

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from tests.contract.store.helpers import TOKEN, Bench, flow, new_run, task, version
+from tests.support import ends
 
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import LeaseLostError
@@ -32,36 +34,27 @@ def every_run_starts_once(bench: Bench, stores: list[SqlStore], runs: int, claim
     for one in created:
         one.result()
     started: Counter[str] = Counter()
-    failures: list[BaseException] = []
     lock = threading.Lock()
 
     def claim(number: int) -> None:
         store = stores[number % len(stores)]
         agent = f"agent-{number}"
-        try:
-            for poll in itertools.count():
-                leases = store.lease_flow_runs(agent, f"{poll}", 7).result(60)
-                if not leases:
-                    return
-                accepts = [store.accept_flow_run(agent, x.flow_run.run_id, x.epoch, TOKEN) for x in leases]
-                for lease, accept in zip(leases, accepts, strict=True):
-                    try:
-                        accept.result(60)
-                    except LeaseLostError:
-                        continue
-                    with lock:
-                        started[lease.flow_run.run_id] += 1
-        except BaseException as error:  # noqa: BLE001 - told to the test's own thread
-            failures.append(error)
+        for poll in itertools.count():
+            leases = store.lease_flow_runs(agent, f"{poll}", 7).result(60)
+            if not leases:
+                return
+            accepts = [store.accept_flow_run(agent, x.flow_run.run_id, x.epoch, TOKEN) for x in leases]
+            for lease, accept in zip(leases, accepts, strict=True):
+                try:
+                    accept.result(60)
+                except LeaseLostError:
+                    continue
+                with lock:
+                    started[lease.flow_run.run_id] += 1
 
     for number in range(claimers):
         bench.agent(f"agent-{number}")
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(claimers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    ends.together((partial(claim, number) for number in range(claimers)), seconds=600)
     assert set(started) == set(ids)
     assert set(started.values()) == {1}
     for found in bench.store.get_flow_runs(ids[:500]).result():
@@ -111,14 +104,20 @@ def acknowledged_events_survive_a_kill(url: str, variant: str = "") -> int:
         stdout=subprocess.PIPE, cwd=_REPOSITORY, env=os.environ | {"PYTHONPATH": str(_REPOSITORY)}, text=True,
     )  # fmt: skip
     acked: dict[str, int] = {}
-    with process:
+    silent = threading.Timer(ends.LIMIT_SECONDS, ends.kill, [process])
+    silent.start()
+    try:
         assert process.stdout is not None
         for count, text in enumerate(process.stdout):
             run_id, sequence = json.loads(text)
             acked[run_id] = sequence
             if count == 60:
                 process.send_signal(signal.SIGKILL)
+    finally:
+        silent.cancel()
+        ends.kill(process)
     assert process.returncode == -signal.SIGKILL
+    assert count >= 60, "it was silent"
     bench = Bench(url, scene=False)
     try:
         for run_id, sequence in acked.items():

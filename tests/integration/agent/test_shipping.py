@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from tests.integration.agent.conftest import eventually
+from tests.support import ends
 
 from heliograph.api.v1 import (
     log_service_pb2 as logs_pb,
@@ -168,7 +169,7 @@ def rig(tmp_path: Path, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> It
         made.pump.stop()
         made.log_pump.stop()
         made.link.close()
-        listening.stop(0).wait()
+        ends.stop(listening)
 
 
 def test_everything_arrives_in_order_and_the_first_batch_is_the_contact(rig: Rig, server: Scripted) -> None:

@@ -66,7 +66,7 @@ class Cluster:
     def close(self) -> None:
         """Ends it, and all that runs in it."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(60)
         self.server.close()
         self.kubelet.close()
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import ends
 
 from heliograph.client.channel import TlsFiles, is_loopback, normalize_address, open_channel
 from heliograph.exceptions import ConfigurationError
@@ -74,7 +75,7 @@ def echo() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}", seen
-    server.stop(None).wait()
+    ends.stop(server)
 
 
 def test_calls_carry_token_and_client(echo: tuple[str, list[dict[str, Any]]]) -> None:

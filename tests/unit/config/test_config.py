@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from tests.support import ends
 
 from heliograph import config as module
 from heliograph.config import SETTINGS, config, origins, set_temporary_config
@@ -103,9 +103,7 @@ def test_variables_that_are_no_settings_are_left_alone(monkeypatch: pytest.Monke
 def test_temporary_settings_are_seen_by_other_threads_and_checked() -> None:
     seen: list[int] = []
     with set_temporary_config({"tasks.defaults.max_retries": 4}):
-        thread = threading.Thread(target=lambda: seen.append(config().tasks.defaults.max_retries))
-        thread.start()
-        thread.join()
+        ends.together([lambda: seen.append(config().tasks.defaults.max_retries)])
     assert seen == [4]
     with pytest.raises(ConfigurationError), set_temporary_config({"no.such": 1}):
         pass

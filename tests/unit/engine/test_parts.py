@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.support import ends
 
 from heliograph.context import Context, context, current_task, enter_task, swap
 from heliograph.engine import timeouts
@@ -71,14 +72,14 @@ def test_the_clock_wakes_for_a_notification_and_at_the_time() -> None:
             with condition:
                 condition.notify()
 
-        thread = threading.Thread(target=notify)
+        thread = threading.Thread(target=notify, daemon=True)
         thread.start()
         clock.wait(condition, None)
-    thread.join()
+    ends.join(thread)
 
 
 def test_a_seat_interrupts_only_user_code() -> None:
-    seat_ready, outcome = threading.Event(), []
+    seat_ready, over, outcome = threading.Event(), threading.Event(), []
     seats: list[Seat] = []
 
     def work() -> None:
@@ -87,29 +88,32 @@ def test_a_seat_interrupts_only_user_code() -> None:
         try:
             seat.busy = True
             seat_ready.set()
-            while True:
+            while not over.is_set():
                 time.sleep(0.001)
         except Interrupted as error:
             outcome.append((type(error).__mro__[1], error.owner is seat))
         seat.leave()
         outcome.append((seat.busy, seat.strike(RunStopped)))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    seat_ready.wait()
-    assert seats[0].strike(RunStopped)
-    thread.join()
+    try:
+        assert seat_ready.wait(60)
+        assert seats[0].strike(RunStopped)
+        ends.join(thread)
+    finally:
+        over.set()
     assert outcome == [(RunStopped, True), (False, False)]
 
 
 def test_an_interrupt_that_comes_as_the_code_ends_is_withdrawn() -> None:
     def work(results: list[str]) -> None:
         seat = Seat(threading.get_ident())
-        striker = threading.Thread(target=seat.strike, args=(RunStopped,))
+        striker = threading.Thread(target=seat.strike, args=(RunStopped,), daemon=True)
         try:
             seat.busy = True
             striker.start()
-            striker.join()
+            striker.join(60)
             seat.leave()
         except Interrupted:
             seat.leave()
@@ -119,9 +123,9 @@ def test_an_interrupt_that_comes_as_the_code_ends_is_withdrawn() -> None:
 
     for _ in range(200):
         results: list[str] = []
-        thread = threading.Thread(target=work, args=(results,))
+        thread = threading.Thread(target=work, args=(results,), daemon=True)
         thread.start()
-        thread.join()
+        ends.join(thread)
         assert results == ["survived", "still here"]
 
 
@@ -208,9 +212,7 @@ def test_the_context_is_by_thread_and_restores_everything() -> None:
     found: list[Any] = []
     with context(a=1) as inside:
         assert isinstance(inside, Context)
-        thread = threading.Thread(target=lambda: found.append(context.get("a")))
-        thread.start()
-        thread.join()
+        ends.together([lambda: found.append(context.get("a"))])
         context.a, context["b"] = 2, 3
         del context.a
     assert found == [None]

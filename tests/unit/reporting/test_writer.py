@@ -6,9 +6,11 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.support import ends
 
 from heliograph.api.v1.log_service_pb2 import LogEntry
 from heliograph.api.v1.run_reporting_service_pb2 import RunEvent
@@ -51,11 +53,7 @@ def test_events_of_many_threads_arrive_each_thread_in_order(tmp_path: Path) -> N
         for number in range(1, 501):
             sink.task_state(task, None, StateCode.RUNNING, number, number)
 
-    threads = [threading.Thread(target=work, args=(task,), daemon=True) for task in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    ends.together(partial(work, task) for task in range(4))
     sink.flow_state(StateCode.SUCCESS, 501)
     assert outbox.close()
     events = read_states(tmp_path)
@@ -122,7 +120,7 @@ def test_a_full_disk_stops_new_tasks_and_loses_nothing(
     assert not started.wait(0.1)
     full.clear()
     assert started.wait(5)
-    thread.join()
+    ends.join(thread)
     assert outbox.close()
     assert [e.task_run.time_unix_micros for e in read_states(tmp_path)] == [1, 2, 3]
     said = capfd.readouterr().err
@@ -155,7 +153,7 @@ def test_a_full_lane_stops_new_tasks_until_the_reader_trims(tmp_path: Path, monk
         pass
     reader.trim(number)
     assert started.wait(5)
-    thread.join()
+    ends.join(thread)
     assert outbox.close()
 
 

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import ends
 
 from heliograph.config import set_temporary_config
 from heliograph.exceptions import BundleChangedError, InvalidArgumentError, StorageError
@@ -245,11 +245,7 @@ def test_many_processes_extract_once(stored: tuple[Local, BundleRef], tmp_path: 
 def test_threads_share_the_cache(stored: tuple[Local, BundleRef], tmp_path: Path) -> None:
     storage, ref = stored
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(storage.fetch(ref, tmp_path / "cache"))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    ends.together([lambda: found.append(storage.fetch(ref, tmp_path / "cache"))] * 4)
     assert len(found) == 4
     assert len(set(found)) == 1
 

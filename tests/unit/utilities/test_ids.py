@@ -1,11 +1,11 @@
 """UUIDv7: their form, their order, and that no two are equal."""
 
 import os
-import threading
 import time
 import uuid
 
 import pytest
+from tests.support import ends
 
 from heliograph.utilities import ids
 
@@ -34,11 +34,7 @@ def test_threads_never_share_one():
     def make():
         found.extend([ids.uuid7() for _ in range(2_000)])
 
-    threads = [threading.Thread(target=make) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    ends.together([make] * 4)
     assert len(set(found)) == 8_000
 
 
