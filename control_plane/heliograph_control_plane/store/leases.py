@@ -177,14 +177,17 @@ class LeaseStore:
         )  # fmt: skip
 
     def _given(self, tx: Transaction, agent: str, claimed: list[tuple[int, int]]) -> tuple[Lease, ...]:
-        """Returns those of the leases given before that still live unaccepted."""
+        """Returns those of the leases given before that still live unaccepted.
+
+        Judged by the very rows that are returned: another control plane may give the run out anew at any moment.
+        """
         epochs = dict(claimed)
-        rows = tx.connection.execute(
-            select(_t.id, _t.epoch).where(
-                _t.id.in_(epochs), _t.agent == agent, _t.phase == Phase.OFFERED, _t.deadline_micros > tx.now
-            )
-        )
-        alive = _RUNS.run(tx.connection, [key for key, epoch in rows if epochs[key] == epoch])
+        alive = [
+            row
+            for row in _RUNS.run(tx.connection, list(epochs))
+            if (row.agent, row.epoch, row.phase) == (agent, epochs[row.id], Phase.OFFERED)
+            and row.heard_micros + rules.ACCEPT_WITHIN > tx.now
+        ]
         return self._leases(tx, sorted(alive, key=lambda row: (row.scheduled_micros, row.id)), claimed=False)
 
     def _leases(self, tx: Transaction, rows: list[Any], *, claimed: bool = True) -> tuple[Lease, ...]:

@@ -124,6 +124,27 @@ def test_two_leaders_make_an_occurrence_once(pair: Pair) -> None:
     assert made == ("run-2",)
 
 
+def test_a_poll_that_comes_again_is_not_given_what_another_agent_was_given_meanwhile(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is released and leased anew at the other control plane before the rows of the answer are read."""
+    pair.bench.agent("b")
+    run = pair.bench.create()
+    [lease] = pair.bench.lease("a", request_id="poll")
+
+    class Late:
+        @staticmethod
+        def run(*arguments: Any) -> list[Any]:
+            monkeypatch.undo()
+            pair.second.release_flow_run("a", run.run_id, lease.epoch, b"", 0).result(60)
+            [anew] = pair.second.lease_flow_runs("b", "other", 1).result(60)
+            assert anew.epoch == lease.epoch + 1
+            return leases._RUNS.run(*arguments)
+
+    monkeypatch.setattr(leases, "_RUNS", Late)
+    assert pair.first.lease_flow_runs("a", "poll", 1).result(60) == ()
+
+
 def test_lines_that_come_to_both_at_once_are_stored_once(pair: Pair) -> None:
     """The first lines of a writer: no row of it is there yet that could be locked."""
     sent = tuple(lines(1, 2, 3))
