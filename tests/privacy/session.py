@@ -23,6 +23,7 @@ from heliograph.api.v1.log_service_pb2 import LogEntry, LogLevel
 from heliograph.engine.codes import StateCode
 from heliograph.reporting.lanes import LOGS, LaneReader
 
+WAIT_SECONDS = 180.0
 FINAL = {
     "success": StateCode.SUCCESS,
     "fail": StateCode.FAILED,
@@ -188,7 +189,9 @@ class Session:
         (self.gate / f"ended-{ending}").touch()
         run = self.runs[ending]
         here = self.gate / f"at-{ending}"
-        wait_until(lambda: here.exists() or self._is_over(run), f"the run {ending} comes to its last task", 90)
+        wait_until(
+            lambda: here.exists() or self._is_over(run), f"the run {ending} comes to its last task", WAIT_SECONDS
+        )
         assert here.exists(), self.stack.cli("runs", "why", run).stdout + self.stack.log(self.agent_name)
         self.place.look(self.stack)
         if ending == "cancel":
@@ -201,7 +204,7 @@ class Session:
             self._start_control_plane()
         if ending != "cancel":  # which must end it before it goes on
             (self.gate / f"go-{ending}").touch()
-        self.stack.wait_for(run, FINAL[ending], seconds=90)
+        self.stack.wait_for(run, FINAL[ending], seconds=WAIT_SECONDS)
 
     def _is_over(self, run: str) -> bool:
         return StateCode(self.stack.inspect(run).state).is_finished

@@ -331,6 +331,8 @@ class Storm:
             self.cluster.start()
         elif kind == "answer":
             self.place.lose_answer()
+        elif kind == "infrastructure":
+            self.place.hurt()
         elif kind == "attempt" and self.place.kind != "local":
             wait_until(lambda: self._kill_place() or self._over(), "an attempt to kill", self.plan.patience)
         else:

@@ -80,7 +80,8 @@ class Plan:
         runs: How many runs are created.
         kills: How often each kind of part is killed. An "answering control plane" is killed right after it acknowledged
             something, a "creating control plane" right after it acknowledged a run's creation. An "attempt" is what a
-            run is in: a container, a task, a pod; an "answer" is that of the infrastructure to the next launch.
+            run is in: a container, a task, a pod; an "answer" is that of the infrastructure to the next launch; the
+            "infrastructure" is what launches: an engine that is killed, an API that fails for a moment.
         agents: How many agents there are; without any, runs are created and never begin.
         control_planes: How many control planes there are; more than one needs PostgreSQL.
         seconds: How long each of a run's three tasks takes.

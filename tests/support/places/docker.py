@@ -49,7 +49,11 @@ class EngineTap(Tap):
 
     def connect(self) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
-        made.connect(self._socket_path)
+        try:
+            made.connect(self._socket_path)
+        except OSError:  # the engine is away
+            made.close()
+            raise
         return made
 
     def lose_answer(self) -> None:
@@ -71,28 +75,24 @@ class EngineTap(Tap):
 
 
 def _requests_in(stream: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Reads one direction of HTTP/1.1, as far as it goes."""
+    """Reads one direction of HTTP/1.1, as far as it goes: whoever spoke may have been killed in the middle."""
     while (end := stream.find(b"\r\n\r\n")) >= 0:
         head, stream = stream[:end].decode("latin-1"), stream[end + 4 :]
         line, *rest = head.split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in rest)}
+        length = int(headers.get("content-length") or 0)
         if headers.get("transfer-encoding") == "chunked":
-            body, stream = _chunks(stream)
+            body, length = b"", -1
+            while length and stream:
+                size, _, stream = stream.partition(b"\r\n")
+                length = int(size, 16)
+                body, stream = body + stream[:length], stream[length + 2 :]
         else:
-            length = int(headers.get("content-length") or 0)
-            body, stream = stream[:length], stream[length:]
+            body, stream, length = stream[:length], stream[length:], max(0, length - len(stream))
+        if length:
+            return
         method, target, _ = line.split(" ", 2)
         yield method, target, body
-
-
-def _chunks(stream: bytes) -> tuple[bytes, bytes]:
-    body = b""
-    while True:
-        size, _, stream = stream.partition(b"\r\n")
-        length = int(size or b"0", 16)
-        body, stream = body + stream[:length], stream[length + 2 :]
-        if not length:
-            return body, stream
 
 
 class DockerPlace(Place):
@@ -136,6 +136,10 @@ class DockerPlace(Place):
 
     def lose_answer(self) -> None:
         self.tap.lose_answer()
+
+    def hurt(self) -> None:
+        self.engine.kill()
+        self.engine.start()
 
     def answers_to_lose(self) -> int:
         return self.tap.losing

@@ -13,6 +13,7 @@ from typing import Any
 import docker.errors
 import pytest
 from tests.support.fargate.server import Fargate
+from tests.support.fargate.shapes import ServiceError
 from tests.support.fargate.task import Task
 from tests.support.places.place import Attempt, Place, Shown, texts_in
 
@@ -87,6 +88,11 @@ class EcsPlace(Place):
     def lose_answer(self) -> None:
         # All of one launch: the SDK asks again by itself.
         self.fargate.script.lose_answers("RunTask", TRIES)
+
+    def hurt(self) -> None:
+        for operation in ("DescribeTasks", "ListTasks", "RunTask", "StopTask"):
+            trouble = ServiceError("ServerException", "These errors are usually caused by a server issue.", status=500)
+            self.fargate.script.refuse(operation, trouble, TRIES)
 
     def answers_to_lose(self) -> int:
         return self.fargate.script.to_lose("RunTask")

@@ -55,8 +55,15 @@ class KubernetesPlace(Place):
     def lose_answer(self) -> None:
         self.cluster.server.plant("POST", "/jobs$", "after", 1)
 
+    def hurt(self) -> None:
+        server = self.cluster.server
+        for method, path, how in (("GET", "", 503), ("POST", "/jobs$", 500), ("POST", "/secrets$", "before"),
+                                  ("DELETE", "", 503)):  # fmt: skip
+            server.plant(method, path, how, 4)
+        server.cut_watches()
+
     def answers_to_lose(self) -> int:
-        return sum(fault.times for fault in self.cluster.server.faults)
+        return sum(fault.times for fault in self.cluster.server.faults if fault.how == "after")
 
     def shown(self) -> Shown:
         """What every object has ever said, Secrets among them, and what was asked for; Jobs' names once and for all."""

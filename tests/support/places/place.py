@@ -33,14 +33,14 @@ class Place(ABC):
     Attributes:
         kind: As `--type` has it.
         run_config: Class of its run configs.
-        loses_answers: True where the infrastructure's answer to a launch can be lost.
+        is_remote: True where the infrastructure is somebody else's: its answers are lost, and it has troubles.
         image: The image that flows ask for; empty where there are none.
         python: The Python of runs.
     """
 
     kind: ClassVar[str]
     run_config: ClassVar[str]
-    loses_answers: ClassVar[bool] = True
+    is_remote: ClassVar[bool] = True
     image, python = "", "python"
 
     def __init__(self, folder: Path, request: pytest.FixtureRequest | None = None) -> None:
@@ -87,6 +87,10 @@ class Place(ABC):
         """The next launch is done, and nobody hears that it was."""
         raise NotImplementedError
 
+    def hurt(self) -> None:
+        """The infrastructure itself has trouble for a moment: what runs there goes on."""
+        raise NotImplementedError
+
     def answers_to_lose(self) -> int:
         """Returns how many answers are still to be lost."""
         return 0
@@ -114,7 +118,7 @@ class LocalPlace(Place):
 
     kind = "local"
     run_config = "LocalRun"
-    loses_answers = False
+    is_remote = False
 
     def __init__(self, folder: Path, request: pytest.FixtureRequest | None = None) -> None:
         super().__init__(folder, request)
