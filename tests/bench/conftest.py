@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from tests.bench.budgets import table
 from tests.bench.calibration import calibration
 
 Say = Callable[[str], None]
@@ -19,6 +20,14 @@ def beside(request: pytest.FixtureRequest) -> None:
         request.session.__dict__[key] = True
         with request.getfixturevalue("capsys").disabled():
             print(f"\n--- {request.module.__name__.rpartition('.')[2]}: calibration {calibration():.3f} µs")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Ends the run with every figure beside its budget."""
+    if lines := list(table()):
+        terminalreporter.section("budgets")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.bench.budgets import measured
 from tests.bench.calibration import CALIBRATION_MICROS, calibration
 
 from heliograph.core.flow import Flow
@@ -103,6 +104,9 @@ def test_overhead_per_task(shape: str, executor: str) -> None:
         f"\n{shape:12} {executor:8} 1,000: {small:5.1f}  10,000: {large:5.1f} CPU µs per task"
         f"  (calibration {unit:.3f} µs, budget {budget:.0f} µs)"
     )
+    if executor == "local":
+        measured("task in process", f"{shape}, 1,000", small)
+        measured("task in process", f"{shape}, 10,000", large)
     assert small <= budget
     assert large <= budget
     assert large <= 1.6 * small + 2  # linear

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import create_engine, text
+from tests.bench.budgets import measured
 from tests.bench.test_store import calibration
 from tests.support.control_plane import ControlPlaneProcess, channel
 from tests.support.postgres import PostgresCluster, find_binaries, postgres
@@ -171,11 +172,18 @@ def tell(capsys: pytest.CaptureFixture[str], server: Server, what: str, figures:
     return each
 
 
+def rate(figures: dict[str, Any]) -> float:
+    """Operations a second."""
+    return float(figures["count"] / figures["seconds"])
+
+
 def test_creating_runs_by_eight_clients(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     figures = server.load("create", clients=8, count=4_000)
     assert tell(capsys, server, "runs created by 8 clients, one a call", figures) < 4e-3
+    measured("runs created a second", f"one a call, {server.store}", rate(figures))
     figures = server.load("create", clients=8, count=16_000, at_once=50)
     assert tell(capsys, server, "runs created by 8 clients, fifty a call", figures) < 1e-3
+    measured("runs created a second", f"fifty a call, {server.store}", rate(figures))
 
 
 @pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.full)])
@@ -183,8 +191,10 @@ def test_claiming_among_many_runs(server: Server, rows: int, capsys: pytest.Capt
     server.fill(rows)
     figures = server.load("claim", clients=8, count=20_000, at_once=10)
     assert tell(capsys, server, f"claimed by ten, {rows:,} runs due", figures) < 1e-3
+    measured("claims a second", f"{rows:,} due, {server.store}", rate(figures))
     figures = server.load("claim", "--rate", "1500", clients=8, count=9_000, at_once=10)
     tell(capsys, server, f"claimed by ten at 1,500/s, {rows:,} runs due", figures)
+    measured("claim at 1,500/s, p99", f"{rows:,} due, {server.store}", figures["p99"] * 1e3)
     figures = server.load("claim", "--accept", clients=8, count=4_000, at_once=4)
     assert tell(capsys, server, f"claimed by four and each accepted, {rows:,} runs due", figures) < 4e-3
 
@@ -193,3 +203,4 @@ def test_acknowledged_transitions(server: Server, capsys: pytest.CaptureFixture[
     server.fill(AGENTS)
     figures = server.load("report", clients=8, count=160_000, at_once=100)
     assert tell(capsys, server, "transitions in batches of 100 from 8 runs", figures) < 200e-6
+    measured("acknowledged transitions a second", f"batches of 100, {server.store}", rate(figures))

@@ -14,8 +14,10 @@ from tests.privacy.judge import Findings, judge
 from tests.privacy.session import Session
 from tests.privacy.slots import DEFAULT
 from tests.support.figures import Figure
+from tests.support.postgres import shared_cluster
 
 RUN = "success"
+STORES = ("sqlite", "postgresql")
 OF_A_LINE = "run_config_env"
 
 # Leak to what must be found of it, by sink. What reaches the store is in its files and in the memory, too.
@@ -68,10 +70,10 @@ BY_CHANCE = {
 SINKS = ("messages", "wire", "dump", "database files", "other files", "output", "memory")
 
 
-def leaks_found(root: Path, bug: str) -> Findings:
+def leaks_found(root: Path, bug: str, store: str) -> Findings:
     """Returns what the proof finds with a leak planted."""
     planted = {"PYTHONPATH": str(PLANTED), "HELIOGRAPH_PLANTED_BUG": bug}
-    session = Session(root, DEFAULT, None, planted)
+    session = Session(root, DEFAULT, shared_cluster() if store == "postgresql" else None, planted)
     with session.running():
         session.run([RUN])
         session.read_everything()
@@ -97,15 +99,19 @@ def test_every_sink_has_a_leak() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_planted_leaks_are_found_where_they_are(tmp_path: Path, figure: Figure) -> None:
+@pytest.mark.parametrize("store", STORES)
+def test_planted_leaks_are_found_where_they_are(tmp_path: Path, figure: Figure, store: str) -> None:
     """All at once: what is found is all of them together, and nothing else."""
-    compare(leaks_found(tmp_path / "stack", "every_leak"), LEAKS)
-    figure(f"{len(LEAKS)} planted leaks, one or more for each of {len(SINKS)} sinks: all found, in the right places")
+    compare(leaks_found(tmp_path / "stack", "every_leak", store), LEAKS)
+    figure(
+        f"{store}: {len(LEAKS)} planted leaks, for each of {len(SINKS)} sinks one or more: all found, and nowhere else"
+    )
 
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("leak", LEAKS)
-def test_each_planted_leak_is_found_alone(tmp_path: Path, leak: str) -> None:
+def test_each_planted_leak_is_found_alone(tmp_path: Path, leak: str, store: str) -> None:
     """Each by itself makes the right sinks' comparisons fail, and no others."""
-    compare(leaks_found(tmp_path / "stack", leak), {leak: LEAKS[leak]})
+    compare(leaks_found(tmp_path / "stack", leak, store), {leak: LEAKS[leak]})

@@ -133,6 +133,23 @@ RUN_TOKENS = {
 }
 RUN_TOKEN_STATES = ("current", "another run", "old epoch", "ended", "replaced")
 
+START_CODES = {
+    # What `ExchangeStartCode` answers to a start code, by its state; any other method answers as below.
+    "current": "OK",
+    "exchanged": "PERMISSION_DENIED: the start code was exchanged before, by another request",
+    "run begun": "PERMISSION_DENIED: the start code was exchanged before, by another request",
+    "replaced": NO_TOKEN,
+    "expired": NO_TOKEN,
+    "old epoch": NO_TOKEN,
+    "ended": NO_TOKEN,
+}
+KNOWN_CODES = {"current", "exchanged", "run begun"}
+"""States of a start code in which the server knows whose it is: other methods are `NOT_ALLOWED`, else `NO_TOKEN`."""
+
+OUTLIVED_CODES = {"old epoch", "ended"}
+LATE = {"LogService/WriteLogEntries", "RunReportingService/StreamRunEvents", "RunReportingService/ReportRunEvents"}
+"""What the token of a run that ended may still call: with an outlived start code these are `NOT_ALLOWED`, too."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -21,11 +21,13 @@ from tests.support.scene import Scene, flow_event, task_event
 
 from heliograph.api import contract
 from heliograph.api.v1 import agent_service_pb2 as agents_pb
+from heliograph.api.v1 import run_reporting_service_pb2 as reporting_pb
 from heliograph.api.v1 import token_service_pb2 as tokens_pb
 from heliograph.exceptions import NotFoundError
 from heliograph_control_plane.interceptors import Guard
 from heliograph_control_plane.principals import Principal
 from heliograph_control_plane.services import agents, backend
+from heliograph_control_plane.store import start_codes as start_codes_store
 
 METHODS = {f"{method.containing_service.name}/{method.name}" for method in contract.methods()}
 PAIRS = {"foreign": "absent", "mixed": "mixed with nobody's", "any": "any of nobody's"}
@@ -185,6 +187,7 @@ def test_a_token_that_is_no_good_gets_one_answer_everywhere(
     scene: Scene, worlds: tuple[World, World], tmp_path: Path, figure: Figure
 ) -> None:
     own = worlds[0].names
+    whose = {"own": own, "another project's": worlds[1].names, "nobody's": nobodys()}
     headers: dict[tuple[str, str], str | None] = {}
     given = [role for role in table.ROLES if role not in ("run", "start")]
     with control_plane(tmp_path) as other, ExitStack() as stack:
@@ -207,19 +210,20 @@ def test_a_token_that_is_no_good_gets_one_answer_everywhere(
     assert {state for state, _ in headers} == set(table.TOKEN_STATES)
     cells = [
         Cell(
-            (method, role, state),
+            (method, role, state, about),
             method,
-            request_bytes(method, own, role) if method in METHODS else b"",
+            request_bytes(method, names, role) if method in METHODS else b"",
             authorization,
         )
         for (state, role), authorization in headers.items()
-        for method in [*sorted(METHODS), *table.STANDARD]
+        for about, names in whose.items()
+        for method in [*sorted(METHODS), *(table.STANDARD if about == "own" else ())]
     ]
     with grpc.insecure_channel(scene.plane.address) as channel:
         seen = call_all(channel, cells, set())
     assert {key: got.answer for key, got in seen.items() if got.answer != table.NO_TOKEN} == {}
     assert len(set(seen.values())) == 1
-    figure(f"{len(cells):,} cells of method by role by state of the token: one answer")
+    figure(f"{len(cells):,} cells of method by role by whose things by state of the token: one answer")
 
 
 def test_health_reflection_and_channelz_are_as_the_table_says(scene: Scene, worlds: tuple[World, World]) -> None:
@@ -289,6 +293,90 @@ def test_the_token_of_a_run_is_worth_what_the_table_says(
             found.append(f"{method} with the token {state}: {got.answer}, not {wanted}")
     assert not found, "\n".join(found)
     figure(f"{len(cells):,} cells of method by state of a run's token: all as the table has them")
+
+
+# --- start codes ----------------------------------------------------------------------------------------------------
+
+
+def start_codes(scene: Scene, world: World) -> dict[str, str]:
+    """A start code in each state that the table has."""
+    held = {state: world.lease() for state in table.START_CODES}
+
+    def code(lease: Lease, **more: Any) -> str:
+        request = agents_pb.CreateStartCodeRequest(
+            agent=world.agent, flow_run=lease.run, epoch=lease.epoch, sealed_launch=b"sealed", **more
+        )
+        return str(world.api.agents.CreateStartCode(request).start_code)
+
+    def report(lease: Lease, token: str, *states: str) -> None:
+        batch = reporting_pb.RunEventBatch(flow_run=lease.run, epoch=lease.epoch, first_sequence=1)
+        batch.events.extend(flow_event(state) for state in states)
+        scene.api(token).reporting.ReportRunEvents(batch)
+
+    def exchange(code: str) -> str:
+        request = agents_pb.ExchangeStartCodeRequest(request_id="another-request")
+        return str(scene.api(code).agents.ExchangeStartCode(request).run_token)
+
+    brief = Duration(nanos=1_000_000)
+    codes = {state: code(lease, **({"lifetime": brief} if state == "expired" else {})) for state, lease in held.items()}
+    exchange(codes["exchanged"])
+    report(held["run begun"], exchange(codes["run begun"]), "RUNNING")
+    report(held["ended"], exchange(codes["ended"]), "RUNNING", "SUCCESS")
+    # By another token of the agent's principal: the same one would be given the same code again.
+    rotated = scene.api_as("agent", projects=(world.project,), principal=world.agent_principal)
+    place = held["replaced"]
+    rotated.agents.CreateStartCode(
+        agents_pb.CreateStartCodeRequest(agent=world.agent, flow_run=place.run, epoch=place.epoch)
+    )
+    moved = held["old epoch"]
+    world.api.agents.ReleaseFlowRun(
+        agents_pb.ReleaseFlowRunRequest(agent=world.agent, flow_run=moved.run, epoch=moved.epoch)
+    )
+    (again,) = scene.lease(world.agent, 5, api=world.api)
+    assert again.flow_run.name == moved.run
+    accept(world.api, world.agent, again)
+    return codes
+
+
+def code_deviations(scene: Scene, worlds: tuple[World, World]) -> tuple[list[str], int]:
+    """Returns the cells of start codes that are not as the table has them, and the number of cells."""
+    whose = {"own": worlds[0].names, "another project's": worlds[1].names, "nobody's": nobodys()}
+    cells = [
+        Cell((method, state, about), method, REQUESTS[method](names).SerializeToString(), bearer(code))
+        for state, code in start_codes(scene, worlds[0]).items()
+        for about, names in whose.items()
+        for method in sorted(METHODS)
+    ]
+    with grpc.insecure_channel(scene.plane.address) as channel:
+        seen = call_all(channel, cells, words_of(whose.values()))
+    found = []
+    for (method, state, about), got in seen.items():
+        late = state in table.OUTLIVED_CODES and method in table.LATE
+        wanted = table.NOT_ALLOWED if late or state in table.KNOWN_CODES else table.NO_TOKEN
+        if method == "AgentService/ExchangeStartCode":
+            wanted = table.START_CODES[state]
+        if not got.matches(wanted):
+            found.append(f"{method} with a start code {state} about {about}: {got.answer}, not {wanted}")
+    return found, len(cells)
+
+
+def test_a_start_code_is_worth_what_the_table_says(scene: Scene, worlds: tuple[World, World], figure: Figure) -> None:
+    found, cells = code_deviations(scene, worlds)
+    assert not found, "\n".join(found)
+    figure(f"{cells:,} cells of method by state of a start code by whose things: all as the table has them")
+
+
+@pytest.mark.parametrize("planted", ["exchanged twice", "good for ever"])
+def test_a_start_code_that_is_worth_too_much_is_found(
+    scene: Scene, worlds: tuple[World, World], planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if planted == "exchanged twice":
+        monkeypatch.setattr(start_codes_store, "_is_used", lambda *_: False)
+        monkeypatch.setattr(start_codes_store.hmac, "compare_digest", lambda *_: True)
+    else:
+        genuine = start_codes_store.authenticate
+        monkeypatch.setattr(start_codes_store, "authenticate", lambda *given: genuine(*given[:-1], 0))
+    assert code_deviations(scene, worlds)[0]
 
 
 def with_run(names: Names, lease: Lease) -> Names:

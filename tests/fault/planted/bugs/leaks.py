@@ -99,6 +99,13 @@ def name_in_a_deleted_row(flows: Any) -> None:
     def note(request: Any, context: Any) -> None:
         import sqlite3
 
+        if "--database" in sys.argv:
+            import psycopg
+
+            with psycopg.connect(sys.argv[sys.argv.index("--database") + 1], autocommit=True) as database:
+                database.execute("INSERT INTO meta (key, value) VALUES (%s, '')", (request.name,))
+                database.execute("DELETE FROM meta WHERE key = %s", (request.name,))
+            return
         with sqlite3.connect(_DATA / "heliograph.db", timeout=30) as connection:
             connection.execute("INSERT INTO meta (key, value) VALUES (?, '')", (request.name,))
             connection.commit()
