@@ -21,6 +21,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.control_plane import ControlPlaneProcess, control_plane
+from tests.support.figures import Figure
 from tests.support.forms import forms
 from tests.support.hints import no_slow_poll
 from tests.support.postgres import PostgresCluster, postgres
@@ -254,13 +255,16 @@ class Workers:
             except BaseException as error:  # noqa: BLE001 - told to the test's own thread
                 self.errors.append(error)
 
-        thread = threading.Thread(target=body)
+        thread = threading.Thread(target=body, daemon=True)
         thread.start()
         return thread
 
 
 @forms("kills", quick=3, full=30, quick_seconds=600)
-def test_killing_either_at_any_moment_loses_nothing_and_starts_nothing_twice(pair: Pair, kills: int) -> None:
+def test_ending_either_at_any_moment_loses_nothing_and_starts_nothing_twice(
+    pair: Pair, figure: Figure, kills: int
+) -> None:
+    """Every third end is a restart, as of a rolling upgrade; the others are kills."""
     chance = random.Random(kills)
     with ExitStack() as stack:
         scenes = pair.scenes(stack)
@@ -274,7 +278,7 @@ def test_killing_either_at_any_moment_loses_nothing_and_starts_nothing_twice(pai
         for kill in range(kills):
             time.sleep(chance.uniform(0.1, 0.6))
             plane = pair.planes[kill % 2]
-            plane.kill()
+            (plane.terminate if kill % 3 == 2 else plane.kill)()
             time.sleep(chance.uniform(0.0, 0.3))
             plane.start()
         for thread in creating:
@@ -300,6 +304,10 @@ def test_killing_either_at_any_moment_loses_nothing_and_starts_nothing_twice(pai
                 (project.removeprefix("projects/"),),
             ).fetchone()
         assert total == (80 * kills,), "a repeated call made another run"
+    figure(
+        f"two control planes, {80 * kills} runs, {kills - kills // 3} kills, {kills // 3} restarts, "
+        f"{workers.failures} calls repeated: 0 lost, 0 doubled"
+    )
 
 
 @pytest.mark.timeout(300)
