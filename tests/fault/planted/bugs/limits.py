@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,20 +45,42 @@ def keep_what_came(limits: Any) -> None:
     limits.check_metadata = hoard
 
 
-def fail_on_a_percent_sign(names: Any) -> None:
+def _on_a_percent_sign(act: Callable[[], object]) -> Callable[[Any], None]:
     """A parser of names that was never tried with one character."""
-    match = names._match
 
-    def careless(pattern: Any, path: str, name: str, form: str) -> Any:
-        if "%" in name:
-            raise ZeroDivisionError
-        return match(pattern, path, name, form)
+    def plant(names: Any) -> None:
+        match = names._match
 
-    names._match = careless
+        def careless(pattern: Any, path: str, name: str, form: str) -> Any:
+            if "%" in name:
+                act()
+            return match(pattern, path, name, form)
+
+        names._match = careless
+
+    return plant
+
+
+def _fail() -> None:
+    raise ZeroDivisionError
+
+
+def _hang() -> None:
+    """Holds the whole server up, once."""
+    if not _held:
+        _held.append(b"")
+        time.sleep(8)
+
+
+_held: list[bytes] = []
+_NAMES = "heliograph_control_plane.services.names"
 
 
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
-    "fail_on_a_percent_sign": {"heliograph_control_plane.services.names": fail_on_a_percent_sign},
+    "die_on_a_percent_sign": {_NAMES: _on_a_percent_sign(lambda: os._exit(3))},
+    "fail_on_a_percent_sign": {_NAMES: _on_a_percent_sign(_fail)},
+    "grow_on_a_percent_sign": {_NAMES: _on_a_percent_sign(lambda: _held.append(b"x" * (8 << 20)))},
+    "hang_on_a_percent_sign": {_NAMES: _on_a_percent_sign(_hang)},
     "keep_what_came": {"heliograph_control_plane.limits": keep_what_came},
     "no_limit_of_headers": {"heliograph_control_plane.limits": no_limit_of_headers},
     "no_limit_of_messages": {"heliograph_control_plane.limits": no_limit_of_messages},
