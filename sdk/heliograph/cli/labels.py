@@ -32,6 +32,9 @@ def explain(session: Session, run: str, project: str | None, output: str) -> Non
         return
     needs = [f"the label {label}" for label in answer.required_labels]
     needs += [f"host {answer.required_host}, where its bundle is"] if answer.required_host else []
+    launcher = session.client.get_flow_version(found.flow_version).launch.launcher
+    needs += [f"an agent of type {launcher}"] if launcher else []
     click.echo(clean(f"{found.run_name} needs {', '.join(needs) or 'no label and no host: any agent'}."))
-    for line in agent_lines(answer) or ["There is no agent. Start one with: heliograph agent start"]:
+    start = "heliograph agent start" + (f" --type {launcher}" if launcher else "")
+    for line in agent_lines(answer) or [f"There is no agent. Start one with: {start}"]:
         click.echo(clean(f"  {line}"))

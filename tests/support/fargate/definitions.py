@@ -96,6 +96,14 @@ def _check(given: dict[str, Any]) -> None:
         raise ServiceError("ClientException", "Container names should be unique, and there is at least one.")
     if not all(one.get("image") for one in given["containerDefinitions"]):
         raise ServiceError("ClientException", "Container.image should not be null or empty.")
+    for container in given["containerDefinitions"]:
+        logging = container.get("logConfiguration") or {}
+        if (
+            logging.get("logDriver") == "awslogs"
+            and not {"awslogs-region", "awslogs-group"} <= logging["options"].keys()
+        ):
+            message = "Log driver awslogs requires options: awslogs-region, awslogs-group."
+            raise ServiceError("ClientException", message)
     if "FARGATE" not in given.get("requiresCompatibilities", ()):
         return
     if given.get("networkMode") != "awsvpc":

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from heliograph.engine.codes import FailureCode
+from heliograph.exceptions import InvalidArgumentError
 from heliograph.run_configs import ECSRun
 from heliograph.storage import LaunchSettings
 from heliograph_agents.launcher import BundleSpec, Credentials, LaunchError, RunSpec
 from heliograph_agents.launchers.ecs.definitions import family_of, hash_of
+from heliograph_agents.launchers.ecs.kind import read_options
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.ecs.plan import EcsPlan, Owner, make_plan
@@ -180,6 +182,19 @@ def test_what_the_policy_is_told_of_a_definition() -> None:
     assert facts.env == ("A", "B", "C")
     assert facts.identities == (ROLE, "arn:x")
     assert parse_policy({}).refuse_plan(facts)
+
+
+def test_the_log_driver_is_told_the_region_of_the_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    agent = read_options({"log_group": "/flows", "execution_role_arn": ROLE, "image": "i"})
+    [flow] = definition(plan(agent=agent))["containerDefinitions"]
+    assert flow["logConfiguration"]["options"]["awslogs-region"] == "eu-north-1"
+
+
+def test_logs_of_fargate_need_a_role_that_writes_them() -> None:
+    with pytest.raises(InvalidArgumentError, match="needs --execution-role-arn"):
+        read_options({"log_group": "/flows", "region": "eu-west-1"})
+    assert read_options({"log_group": "/flows", "region": "eu-west-1", "launch_type": "EC2"}).log_group == "/flows"
 
 
 def test_logs_go_where_the_agent_says_unless_the_definition_does() -> None:

@@ -135,7 +135,7 @@ def read_options(given: Mapping[str, Any]) -> EcsOptions:
         raise InvalidArgumentError("--security-group needs --subnet: security groups belong to a VPC")
     try:
         options = EcsOptions(
-            region=given.get("region") or "",
+            region=given.get("region") or _usual_region(),
             endpoint_url=given.get("endpoint_url") or "",
             cluster=given.get("cluster") or "",
             launch_type=given.get("launch_type") or "FARGATE",
@@ -163,9 +163,25 @@ def read_options(given: Mapping[str, Any]) -> EcsOptions:
         )
         if options.fargate and not options.definition:
             check_fargate_size(options.cpu, options.memory)
+        if options.log_group and options.fargate and not _writes_logs(options):
+            raise InvalidArgumentError(
+                "--log-group needs --execution-role-arn: on Fargate that role writes the logs",
+                hint="It needs logs:CreateLogStream and logs:PutLogEvents.",
+            )
     except ValueError as error:
         raise InvalidArgumentError(str(error)) from error
     return options
+
+
+def _usual_region() -> str:
+    """Returns the region of the AWS settings: clients find it by themselves, the driver of logs does not."""
+    import boto3
+
+    return boto3.Session().region_name or ""
+
+
+def _writes_logs(options: EcsOptions) -> bool:
+    return bool(options.execution_role or options.definition.get("executionRoleArn"))
 
 
 def _document(path: str | None) -> dict[str, Any]:
