@@ -116,7 +116,8 @@ def check_history(stack: Stack, run: str, lines: list[tuple[int, float, int]], t
     assert [entry.slug for entry in done] == slugs, "every step's end is stored, once"
     for (_, seconds, _), start, end in zip(lines, ran, done, strict=True):
         assert start.seconds - EPSILON <= seconds <= end.seconds + EPSILON, "times are those of the flow's own clock"
-    assert stack.inspect(run).missing_events == 0
+    found = stack.inspect(run)
+    assert (found.missing_events, found.lost) == (0, False), "missing_events, or called lost: never lost"
     with client_of(stack) as client:
         states = [StateCode(record.state) for record in client.list_flow_run_states(run)]
     assert states == [StateCode.SCHEDULED, StateCode.SUBMITTED, StateCode.RUNNING, StateCode.SUCCESS], "never lost"

@@ -82,11 +82,11 @@ class LeaseModel(StoreMachine):
         self.store.create_flow_run(new).result()
         self.runs.append(run)
 
-    @rule(count=st.integers(1, 3))
-    def lease(self, count: int) -> None:
+    @rule(count=st.integers(1, 3), where=st.integers(0, 1))
+    def lease(self, count: int, where: int = 0) -> None:
         due = [run for run in self.runs if run.holder == "nobody" and run.ready <= self.clock.now]
         due = sorted(due, key=lambda run: (run.ready, self.runs.index(run)))[:count]
-        given = self.store.lease_flow_runs(self.agent, f"r{next(numbers)}", count).result()
+        given = self.stores[where].lease_flow_runs(self.agent, f"r{next(numbers)}", count).result()
         assert {lease.flow_run.run_id for lease in given} == {run.name for run in due}
         for run in due:
             run.holder, run.epoch, run.last = "offered", run.epoch + 1, 0
@@ -95,12 +95,12 @@ class LeaseModel(StoreMachine):
     def pick(self, index: int) -> ModelRun | None:
         return self.runs[index % len(self.runs)] if self.runs else None
 
-    @rule(index=st.integers(0, 9), old=st.booleans())
-    def accept(self, index: int, old: bool) -> None:
+    @rule(index=st.integers(0, 9), old=st.booleans(), where=st.integers(0, 1))
+    def accept(self, index: int, old: bool, where: int = 0) -> None:
         if (run := self.pick(index)) is None or run.epoch == 0:
             return
         fits = not old and run.holder in ("offered", "held")
-        call = self.store.accept_flow_run(self.agent, run.name, run.epoch - old, TOKEN)
+        call = self.stores[where].accept_flow_run(self.agent, run.name, run.epoch - old, TOKEN)
         self.attempt(call, None if fits else LeaseLostError)
         if fits and run.holder == "offered":
             assert not run.alive, "an attempt starts when the one before is proven dead"
@@ -226,7 +226,7 @@ class LeaseModel(StoreMachine):
             assert states == run.history
 
 
-@forms("examples,steps", quick=(15, 30), full=(10_000, 60), seconds=14_400)
+@forms("examples,steps", quick=(40, 30), full=(10_000, 60), seconds=14_400)
 def test_leases_and_their_model_agree(bench: Bench, examples: int, steps: int, figure: Figure) -> None:
     check(LeaseModel, bench, examples, steps)
     figure(f"{bench.store.kind}: {examples:,} examples of up to {steps} steps: the store is what the model is")
