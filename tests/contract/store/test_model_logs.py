@@ -137,7 +137,7 @@ class LogModel(StoreMachine):
             assert (list(page.lines), page.more) == ([one for one, _ in kept.lines], False)
 
 
-@forms("examples,steps", quick=(12, 20), full=(5_000, 60), seconds=7_200)
+@forms("examples,steps", quick=(36, 20), full=(5_000, 60), seconds=7_200)
 def test_log_lines_and_their_model_agree(bench: Bench, examples: int, steps: int, figure: Figure) -> None:
     check(LogModel, bench, examples, steps)
     figure(f"{bench.store.kind}: {examples:,} examples of up to {steps} steps: the store is what the model is")
