@@ -549,9 +549,10 @@ def _launch_went(tracker: Tracker, event: Event) -> bool | None:
     That something was started is no success yet: a full disk lets a supervisor begin that can do nothing.
     """
     match event:
-        case LaunchFailed(failure):
-            # What is refused for good is the run's own fault: whoever registers such flows must not take an agent away.
-            return None if failure is not None else False
+        case LaunchFailed(failure, no_room=no_room):
+            # What is refused for good is the run's own fault, and what finds no room may have asked for too much:
+            # whoever registers such flows must not take an agent away.
+            return None if no_room or failure is not None else False
         case Observed(InfraExit() as found):
             if found.kind is ExitKind.NEVER_STARTED:
                 return None if tracker.adopted else False

@@ -160,12 +160,17 @@ class LaunchError(Exception):
         message: What happened, for the agent's log.
         failure: Set when trying again is of no use: the run crashes with it.
         retry_seconds: Without `failure`: how long the run waits in the queue; 0 means the usual pause.
+        no_room: The infrastructure is full or asks for fewer calls, where this run wants to be: that says nothing of
+            the agent, whose other runs may have room elsewhere.
     """
 
-    def __init__(self, message: str, failure: FailureCode | None = None, *, retry_seconds: float = 0.0) -> None:
+    def __init__(
+        self, message: str, failure: FailureCode | None = None, *, retry_seconds: float = 0.0, no_room: bool = False
+    ) -> None:
         super().__init__(message)
         self.failure = failure
         self.retry_seconds = retry_seconds
+        self.no_room = no_room
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ class Performer:
             handle = await self._launcher.launch(plan, credentials)
         except LaunchError as error:
             _log.error("%s was not launched: %s", spec.flow_run, error)
-            return LaunchFailed(error.failure, error.retry_seconds)
+            return LaunchFailed(error.failure, error.retry_seconds, no_room=error.no_room)
         except Exception:  # noqa: BLE001 (the boundary to launchers, SDKs and disk): one run must not end the agent of all
             _log.exception("%s was not launched", spec.flow_run)
             return LaunchFailed(None)  # what is left of it is found by the next look, and its lease is over then

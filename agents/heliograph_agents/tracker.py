@@ -126,11 +126,12 @@ class Launched:
 class LaunchFailed:
     """Its infrastructure was not started; with `failure`, another try is of no use.
 
-    Without, it waits in the queue for `retry_seconds`; 0 means the usual pause.
+    Without, it waits in the queue for `retry_seconds`; 0 means the usual pause. `no_room`: only because it is full.
     """
 
     failure: FailureCode | None
     retry_seconds: float = 0.0
+    no_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)

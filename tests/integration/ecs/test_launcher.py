@@ -225,6 +225,7 @@ async def test_a_run_that_finds_no_place_goes_back_to_the_queue(ground: EcsGroun
         error = await refused(ground, ground.attempt("pass"))
         assert error.failure is None
         assert error.retry_seconds >= 30
+        assert error.no_room
         assert reason in str(error)
 
 
@@ -241,6 +242,7 @@ async def test_a_throttled_run_goes_back_to_the_queue_too(ground: EcsGround, cod
     error = await refused(ground, ground.attempt("pass"))
     assert error.failure is None
     assert error.retry_seconds > 0
+    assert error.no_room
     ground.fargate.script.clear()
     hold(ground)
     await ground.launch(ground.attempt("pass"))

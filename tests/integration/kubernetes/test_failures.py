@@ -261,5 +261,6 @@ async def test_a_refused_job_is_the_flows_fault_or_waits(
     with pytest.raises(LaunchError) as caught:
         await scene.launch(agent)
     assert caught.value.failure is failure
+    assert caught.value.no_room == ("quota" in message or "terminated" in message)
     assert message in str(caught.value)
     assert await agent.list() == []

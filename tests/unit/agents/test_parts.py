@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from heliograph.engine.codes import FailureCode
 from heliograph.exceptions import InvalidArgumentError
-from heliograph_agents.agent import Agent, AgentOptions
+from heliograph_agents.agent import Agent, AgentOptions, _launch_went
 from heliograph_agents.bundles import stricter
 from heliograph_agents.health import _respond
 from heliograph_agents.host import AgentRunningError, folders, lock_name
@@ -19,6 +20,7 @@ from heliograph_agents.link import Link
 from heliograph_agents.offers import Offers
 from heliograph_agents.output import OutputFile
 from heliograph_agents.run_directory import RunSettings
+from heliograph_agents.tracker import LaunchFailed, Tracker
 
 
 def test_output_keeps_the_newest_within_its_cap(tmp_path: Path) -> None:
@@ -74,6 +76,14 @@ def test_agents_that_fail_to_launch_stop_claiming_for_a_while(tmp_path: Path) ->
     two, three = asyncio.run(play())
     assert "launches" not in two[1]
     assert three == (False, "3 launches in a row failed")
+
+
+def test_a_full_place_and_a_bad_run_stop_no_claims() -> None:
+    """Neither says anything of the agent: its other runs may have room elsewhere."""
+    tracker = Tracker("run", 1)
+    assert _launch_went(tracker, LaunchFailed(None, 60.0)) is False
+    assert _launch_went(tracker, LaunchFailed(None, 60.0, no_room=True)) is None
+    assert _launch_went(tracker, LaunchFailed(FailureCode.LAUNCH_SETTINGS)) is None
 
 
 def test_runs_get_the_agents_environment_without_its_credentials() -> None:

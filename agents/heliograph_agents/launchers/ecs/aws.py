@@ -133,9 +133,9 @@ def refusal(what: str, error: AwsRefusedError) -> LaunchError:
     """Returns what a refused launch means for the run: back to the queue for a while, or its end."""
     message = f"{what}: {error}"
     if error.throttled:
-        return LaunchError(message, retry_seconds=THROTTLED_SECONDS)
+        return LaunchError(message, retry_seconds=THROTTLED_SECONDS, no_room=True)
     if error.says(_FULL):
-        return LaunchError(message, retry_seconds=FULL_SECONDS)
+        return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True)
     if error.says(_CREDENTIALS):  # the agent's owner mends that; the run is not at fault
         return LaunchError(message, retry_seconds=REFUSED_SECONDS)
     return LaunchError(message, FailureCode.LAUNCH_SETTINGS)
@@ -150,4 +150,4 @@ def unplaced(failures: list[Mapping[str, Any]]) -> LaunchError:
     reasons = [str(one.get("reason", "")).upper() for one in failures]
     if any(reason.startswith(("ATTRIBUTE", "LOCATION", "MISSING", "INACTIVE")) for reason in reasons):
         return LaunchError(message, FailureCode.LAUNCH_SETTINGS)
-    return LaunchError(message, retry_seconds=FULL_SECONDS)
+    return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True)

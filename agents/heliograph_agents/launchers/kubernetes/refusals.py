@@ -14,11 +14,13 @@ def refused(error: ApiRefusedError, namespace: str) -> LaunchError:
     """Returns what is said of a Job that the API did not create."""
     words = str(error).lower()
     if "exceeded quota" in words:
-        return LaunchError(f"the quota of namespace {namespace} is used up: {error}", retry_seconds=QUOTA_SECONDS)
+        message = f"the quota of namespace {namespace} is used up: {error}"
+        return LaunchError(message, retry_seconds=QUOTA_SECONDS, no_room=True)
     if error.status in (400, 413, 422):
         return LaunchError(f"the cluster refuses the Job: {error}", FailureCode.LAUNCH_SETTINGS)
     if error.status == 403 and "being terminated" in words:
-        return LaunchError(f"namespace {namespace} is being deleted: {error}", retry_seconds=QUOTA_SECONDS)
+        message = f"namespace {namespace} is being deleted: {error}"
+        return LaunchError(message, retry_seconds=QUOTA_SECONDS, no_room=True)
     if error.status == 403 and ("admission" in words or "denied the request" in words):
         return LaunchError(f"the cluster refuses the Job: {error}", FailureCode.LAUNCH_SETTINGS)
     if error.status == 404:
