@@ -106,7 +106,9 @@ def daemon_left(world: World, **planted: Any) -> None:
     """A task leaves a process behind in a session of its own, twice forked, with no descriptor of the run."""
     body = (
         "os.fork() or (os.setsid(), os.fork() and os._exit(0), open('daemon', 'w').write(str(os.getpid())),"
-        " os.closerange(0, 4096), time.sleep(600))"
+        " os.closerange(0, 4096), time.sleep(600));"
+        # The run must not be over, and its tree looked for, before the process is there.
+        " [time.sleep(0.01) for _ in iter(lambda: os.path.exists('daemon') and os.path.getsize('daemon') > 0, True)]"
     )
     run = run_flow(world, body, **planted)
     pid = int(eventually(lambda: (world.marks("daemon") or [""])[0], "the process was left"))

@@ -64,14 +64,14 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def check(machine: type[StoreMachine], bench: Bench, examples: int, steps: int, *, shrink: bool = True) -> None:
-    """Runs a model on a store."""
+    """Runs a model on a store. Without `shrink` a mistake is to be found: by the same examples every time."""
     other = open_store(bench.url, clock=bench.clock) if bench.store.kind == "postgresql" else bench.store
     kind = type(machine.__name__, (machine,), {"bench": bench, "other": other})
     try:
         run_state_machine_as_test(
             kind,
             settings=settings(
-                max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+                max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=not shrink,
                 suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
                 phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
             ),
