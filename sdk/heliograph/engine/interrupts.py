@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 _AGAIN_SECONDS = 0.25
+_ARRIVAL_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
@@ -62,22 +63,33 @@ class Seat:
             if not self.busy or self.struck is not None:
                 return self.busy
             self.struck = self._owned(kind)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(self.struck))
+            _raise_in(self.ident, self.struck)
             return True
 
     def leave(self) -> None:
-        """Ends user code, from its own thread. An interrupt that did not arrive yet is withdrawn."""
+        """Ends user code, from its own thread. An interrupt that is still under way arrives here and ends here."""
         while True:
             try:
                 with self.lock:
                     self.busy = False
                     struck, self.struck = self.struck, None
-                    if struck is not None:
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), None)
+                if struck is not None:
+                    self._let_arrive(struck)
                 return  # noqa: TRY300 - the loop goes on only when an interrupt arrived just here
             except Interrupted as late:
                 if late.owner is not self:
                     raise
+
+    def _let_arrive(self, kind: type[Interrupted]) -> None:
+        """Raises an interrupt in this thread, instead of one that may still be under way.
+
+        Withdrawing that one would leave CPython's mark that an exception waits (to 3.12): all threads would look for it
+        before each call for ever, and those that are traced, as under debuggers, would never get any further (3.11).
+        """
+        _raise_in(self.ident, kind)
+        limit = time.monotonic() + _ARRIVAL_SECONDS
+        while time.monotonic() < limit:
+            pass
 
     def _owned(self, kind: type[Interrupted]) -> type[Interrupted]:
         return type(kind.__name__, (kind,), {"owner": self})
@@ -94,6 +106,10 @@ class Seat:
 
     def close(self) -> None:
         """Leaves it for good."""
+
+
+def _raise_in(ident: int, kind: type[Interrupted]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(kind))
 
 
 class MainSeat(Seat):

@@ -127,6 +127,26 @@ def test_a_limit_around_a_flow_with_threads_stops_those(run: Runner) -> None:
     assert sorted(started) == [0, 1]
 
 
+def test_a_limit_in_a_worker_thread_leaves_the_process_to_its_tracers() -> None:
+    """Debuggers and coverage trace; an exception that CPython waits for in vain keeps a traced thread from any call."""
+    code = """
+import sys, time
+from datetime import timedelta
+from heliograph import Flow, task
+from heliograph.executors import ThreadsExecutor
+def hang():
+    for _ in range(6000):
+        time.sleep(0.01)
+with Flow("f", executor=ThreadsExecutor(2)) as flow:
+    task(hang, name="h", timeout=timedelta(seconds=0.2))()
+assert flow.run().is_failed()
+sys.settrace(lambda *_: None)
+(lambda: print("traced"))()
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("traced\n"), done.stderr
+
+
 def test_a_strike_as_the_seat_closes_leaves_the_process_alive() -> None:
     """The alarm of a cancellation must find our handler, or it ends the process."""
     code = """
