@@ -70,6 +70,9 @@ def test_what_is_no_volume_is_refused(text: Any) -> None:
         ({"host_config": {"pid_mode": "host", "devices": ["/dev/kvm"]}}, ("devices", "host processes")),
         ({"host_config": {"security_opt": ["seccomp=unconfined"]}}, ("security_opt",)),
         ({"host_config": {"volumes_from": ["other"]}}, ("volumes_from",)),
+        ({"host_config": {"port_bindings": {"80/tcp": 8080}}}, ("host port",)),
+        ({"ports": [80], "host_config": {"publish_all_ports": True}}, ("host port",)),
+        ({"ports": [80]}, ()),
         ({"host_config": {"mem_limit": "1g", "cap_drop": ["ALL"], "read_only": True}}, ()),
     ],
 )

@@ -29,8 +29,8 @@ _ORDINARY = {
     "auto_remove", "binds", "blkio_weight", "cap_drop", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota",
     "cpu_shares", "cpuset_cpus", "cpuset_mems", "dns", "dns_opt", "dns_search", "extra_hosts",
     "group_add", "init", "isolation", "mem_limit", "mem_reservation", "mem_swappiness", "memswap_limit",
-    "mounts", "nano_cpus", "network_mode", "pids_limit", "port_bindings", "publish_all_ports", "read_only",
-    "restart_policy", "shm_size", "storage_opt", "tmpfs", "ulimits",
+    "mounts", "nano_cpus", "network_mode", "pids_limit", "read_only", "restart_policy",
+    "shm_size", "storage_opt", "tmpfs", "ulimits",
 }  # fmt: skip
 """Host options that give a container no more rights than others have. All the rest need the policy's word."""
 
@@ -200,6 +200,8 @@ class _Plan:
                 words.discard(key)
                 words.add(f"host {what}")
         words |= {"npipe" for one in volumes if one.kind == "npipe"}
+        if published := words & {"port_bindings", "publish_all_ports"}:
+            words = (words - published) | {"host port"}
         return tuple(sorted(words))
 
     def _host_config(self, mode: str, volumes: Iterable[Volume], own: Volume) -> docker.types.HostConfig:
