@@ -193,8 +193,7 @@ class Agent:
         """Has SIGTERM and SIGINT drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, self.drain)
+            loop.add_signal_handler(number, self.drain)
 
     def status(self) -> str:
         """Returns what it does, in a line."""

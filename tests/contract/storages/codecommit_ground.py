@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.storages.ground import Damage, Ground, Refusal, moved
+from tests.contract.storages.ground import Damage, Ground, Refusal, as_user, moved
 from tests.support.codecommit import READER_KEY, REGION, SECRET_KEY, CodeCommitDouble, codecommit
 from tests.support.git_host import Fault, HostRepository, Told
 from tests.support.git_http import git
@@ -114,16 +114,6 @@ class CodeCommitGround(Ground):
 
     def refusals(self) -> Iterator[Refusal]:
         """No repository, nobody, somebody who may not, somebody unknown, and a service that is down."""
-
-        @contextmanager
-        def as_user(**environment: str | None) -> Iterator[None]:
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in environment.items():
-                    if value is None:
-                        patch.delenv(name)
-                    else:
-                        patch.setenv(name, value)
-                yield
 
         @contextmanager
         def broken() -> Iterator[None]:

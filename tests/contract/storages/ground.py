@@ -11,7 +11,7 @@ import sys
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -363,6 +363,18 @@ def _spec(ref: BundleRef, flow: str) -> RunSpec:
     return RunSpec(
         "projects/etl/flowRuns/r", f"projects/etl/flows/{flow}/versions/1", "otter", 1, 1, "{}", bundle, "", 0
     )
+
+
+@contextmanager
+def as_user(**environment: str | None) -> Iterator[None]:
+    """Has somebody else's login in the environment; None takes a variable out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            if value is None:
+                patch.delenv(name)
+            else:
+                patch.setenv(name, value)
+        yield
 
 
 def moved(ref: BundleRef, location: str) -> BundleRef:

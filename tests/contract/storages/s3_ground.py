@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from tests.contract.storages.ground import HoldingGround, Refusal, moved
+from tests.contract.storages.ground import HoldingGround, Refusal, as_user, moved
 from tests.support.seaweed import S3Server, s3_server
 
 from heliograph.storage import S3
@@ -56,16 +56,6 @@ class S3Ground(HoldingGround):
 
     def refusals(self) -> Iterator[Refusal]:
         """No bucket, a wrong secret, a user who may only read, and nobody at all."""
-
-        @contextmanager
-        def as_user(**environment: str | None) -> Iterator[None]:
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in environment.items():
-                    if value is None:
-                        patch.delenv(name)
-                    else:
-                        patch.setenv(name, value)
-                yield
 
         reader = {"AWS_ACCESS_KEY_ID": self.server.reader_key, "AWS_SECRET_ACCESS_KEY": self.server.reader_secret}
         yield Refusal(
