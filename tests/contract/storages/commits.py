@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.support.git_http import GitRepository
+from tests.support.git_http import GitRepository, git
 
 from heliograph.storage import from_reference, launch_settings, load
 from heliograph.storage.base import BundleRef
@@ -35,6 +35,26 @@ def write_flow(repository: GitRepository, *, word: str = "one", folder: str = ""
     if push:
         repository.commit()
     (flow,) = load.load_flows(repository.clone / path)
+    return flow
+
+
+def write_awkward_tree(repository: GitRepository) -> Any:
+    """Pushes a commit of all that archives and servers treat in ways of their own, and returns its flow."""
+    repository.write(
+        {
+            ".gitattributes": "hidden.txt export-ignore\nwhen.txt export-subst\n*.win eol=crlf\n",
+            "hidden.txt": "needed", "when.txt": "$Format:%H %ad$", "a.win": "one\ntwo\n", "run.sh": "#!/bin/sh\n",
+            "big.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "sp ace/ü.txt": "x",
+            "empty.txt": "", "deep/er/x.txt": "x", "same.txt": "x",
+        }
+    )  # fmt: skip
+    (repository.clone / "run.sh").chmod(0o755)
+    (repository.clone / "link").symlink_to("/etc/passwd")
+    flow = write_flow(repository)
+    git(repository.clone, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendored")
+    git(repository.clone, "commit", "-qm", "x")
+    git(repository.clone, "push", "-q", "origin", "HEAD")
+    (repository.clone / "vendored").mkdir()
     return flow
 
 

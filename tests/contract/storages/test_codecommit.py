@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.storages.commits import register, run, write_flow
+from tests.contract.storages.commits import register, run, write_awkward_tree, write_flow
 from tests.support.codecommit import REGION, CodeCommitDouble
 from tests.support.git_host import Fault, HostRepository, Told
 from tests.support.git_http import git
@@ -50,21 +50,7 @@ def test_runs_have_the_commit_of_registration(repository: HostRepository, tmp_pa
 
 
 def test_the_bundle_is_what_git_storage_makes_of_the_commit(repository: HostRepository, tmp_path: Path) -> None:
-    repository.write(
-        {
-            ".gitattributes": "hidden.txt export-ignore\nwhen.txt export-subst\n*.win eol=crlf\n",
-            "hidden.txt": "needed", "when.txt": "$Format:%H %ad$", "a.win": "one\ntwo\n", "run.sh": "#!/bin/sh\n",
-            "big.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "sp ace/ü.txt": "x",
-            "empty.txt": "", "deep/er/x.txt": "x", "same.txt": "x",
-        }
-    )  # fmt: skip
-    (repository.clone / "run.sh").chmod(0o755)
-    (repository.clone / "link").symlink_to("/etc/passwd")
-    flow = write_flow(repository)
-    git(repository.clone, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendored")
-    git(repository.clone, "commit", "-qm", "x")
-    git(repository.clone, "push", "-q", "origin", "HEAD")
-    (repository.clone / "vendored").mkdir()
+    flow = write_awkward_tree(repository)
     with set_temporary_config({"storage.git_protocols": ["file"]}):
         same = Git(repo=str(repository.bare)).make_bundle(flow)
     storage = CodeCommit(repository.name)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.storages.commits import register, run, write_flow
+from tests.contract.storages.commits import register, run, write_awkward_tree, write_flow
 from tests.contract.storages.hosts import member, with_member
 from tests.support import ends
 from tests.support.bitbucket import BitbucketDouble
@@ -122,21 +122,7 @@ def test_a_commit_that_the_server_tidied_away_is_said_with_what_to_do(host: Host
 def test_the_bundle_is_what_git_storage_makes_of_the_commit(host: Host, tmp_path: Path) -> None:
     """However the server makes its archives: rules of `.gitattributes` would leave files out and change others."""
     repository = host.repository()
-    repository.write(
-        {
-            ".gitattributes": "hidden.txt export-ignore\nwhen.txt export-subst\n*.win eol=crlf\n",
-            "hidden.txt": "needed", "when.txt": "$Format:%H %ad$", "a.win": "one\ntwo\n", "run.sh": "#!/bin/sh\n",
-            "big.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "sp ace/ü.txt": "x",
-            "empty.txt": "", "deep/er/x.txt": "x",
-        }
-    )  # fmt: skip
-    (repository.clone / "run.sh").chmod(0o755)
-    (repository.clone / "link").symlink_to("/etc/passwd")
-    flow = write_flow(repository)
-    git(repository.clone, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendored")
-    git(repository.clone, "commit", "-qm", "x")
-    git(repository.clone, "push", "-q", "origin", "HEAD")
-    (repository.clone / "vendored").mkdir()
+    flow = write_awkward_tree(repository)
     with set_temporary_config({"storage.git_protocols": ["file"]}):
         same = Git(repo=str(repository.bare)).make_bundle(flow)
     storage = host.storage(repository)
