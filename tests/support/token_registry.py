@@ -25,7 +25,8 @@ class TokenRegistry:
 
     Attributes:
         faults: What goes wrong at the next requests of the registry, first to last: `503`, `429`, `403`, `cut` (the
-            connection ends), `short` (a body ends too early), `other digest`, `upload lost`.
+            connection ends), `short` (a body ends too early), `other digest`, `upload lost`, `link empty` (the answer
+            to a manifest while another author's blob is being linked).
     """
 
     user, password, identity_token = "robot", "r0b0t-pw", "identity-74"
@@ -133,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.registry.redirected += 1
             self._answer(307, Location=f"http://localhost:{self.registry.port}/blob/{name}?key=signed")
+        elif kind == "manifests" and self.command == "PUT" and self.registry.fault("link empty"):
+            self._answer(400, json.dumps({"errors": [{"code": "DIGEST_INVALID", "message": "did not match"}]}).encode())
         elif kind == "manifests" and self.command == "PUT":
             digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
             self.registry.manifests[name] = self.registry.manifests[digest] = body

@@ -109,14 +109,14 @@ class Session:
                 problem = _unreachable(url, error)
                 if attempt == tries or isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
                     raise problem from None
-                self._pause(attempt, None)
+                self.pause(attempt)
                 continue
             if answer.status in expect:
                 return answer
             wait = self.wait_for(answer)
             if wait is None or attempt == tries:
                 raise self.refusal(url, answer)
-            self._pause(attempt, wait)
+            self.pause(attempt, wait)
         raise AssertionError("the last attempt returns or raises")
 
     def wait_for(self, answer: Answer) -> float | None:
@@ -205,7 +205,8 @@ class Session:
             )
         return left
 
-    def _pause(self, attempt: int, asked: float | None) -> None:
+    def pause(self, attempt: int, asked: float | None = None) -> None:
+        """Waits before a request is tried again: longer from try to try, and as long as the server asked for."""
         backoff = 0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 (no secret)
         time.sleep(min(max(backoff, asked or 0.0), _MAX_WAIT_SECONDS, self._left()))
 

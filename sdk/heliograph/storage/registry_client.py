@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 import urllib.parse
+from collections.abc import Callable
 from typing import IO, Any, BinaryIO, cast
 
 from heliograph.exceptions import BundleChangedError, StorageError
@@ -25,7 +26,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 PIECE_BYTES = 32 * 1024 * 1024
 """What is larger is uploaded in pieces of this size: proxies before registries limit single requests."""
 
-_UPLOADS = 3
+_PUTS = 3
 _MAX_MEMORY_BYTES = 8 * 1024 * 1024
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
@@ -163,21 +164,21 @@ class Repository:
         there = self.is_whole(digest, len(data))
         if there:
             return digest
-        self._upload_until_taken(data, digest)
+        # An upload that broke is begun again: the registry may have forgotten it.
+        self._until_taken(lambda: self._upload(data, digest), 0, 404, 416, 429, 500, 502, 503, 504)
         if there is False and not self.is_whole(digest, len(data)):
             raise self._stuck(digest)
         return digest
 
-    def _upload_until_taken(self, data: bytes, digest: str) -> None:
-        for attempt in range(1, _UPLOADS + 1):
+    def _until_taken(self, put: Callable[[], Answer], *passing: int) -> Answer:
+        """Returns the answer to `put`, tried again after answers that may be others the next time."""
+        for attempt in range(1, _PUTS + 1):
             try:
-                self._upload(data, digest)
+                return put()
             except HTTPError as error:
-                # An upload that broke is begun again: the registry may have forgotten it.
-                if attempt == _UPLOADS or error.status not in (0, 404, 416, 429, 500, 502, 503, 504):
+                if attempt == _PUTS or error.status not in passing:
                     raise
-                continue
-            return
+            self._session.pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
     def put_manifest(self, tag: str, manifest: dict[str, Any]) -> str:
@@ -188,9 +189,13 @@ class Repository:
         """
         data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
         digest = digest_of(data)
-        answer = self._send(
-            "PUT", f"manifests/{tag}", headers={"Content-Type": MANIFEST_TYPE}, body=data, expect=(200, 201)
-        )
+        # Distribution's registry writes a blob's link in place: while another author stores the same blob it may read
+        # an empty one, and says then that a digest is invalid (400) or a blob unknown (404).
+        answer = self._until_taken(
+            lambda: self._send(
+                "PUT", f"manifests/{tag}", headers={"Content-Type": MANIFEST_TYPE}, body=data, expect=(200, 201)
+            ), 400, 404,
+        )  # fmt: skip
         kept = answer.headers.get("docker-content-digest", digest)
         if kept != digest:
             raise StorageError(
@@ -202,7 +207,7 @@ class Repository:
             raise self._stuck(digest) from None
         return digest
 
-    def _upload(self, data: bytes, digest: str) -> None:
+    def _upload(self, data: bytes, digest: str) -> Answer:
         begun = self._send("POST", "blobs/uploads/", body=b"", expect=(202,))
         url = self._next(begun, self._base)
         rest = data
@@ -215,7 +220,7 @@ class Repository:
                 url = self._next(self._send("PATCH", url, headers=headers, body=piece, expect=(202,), again=False), url)
             rest = b""
         mark = "&" if urllib.parse.urlsplit(url).query else "?"
-        self._send("PUT", f"{url}{mark}digest={digest}", body=rest, expect=(201,), again=False)
+        return self._send("PUT", f"{url}{mark}digest={digest}", body=rest, expect=(201,), again=False)
 
     def _next(self, answer: Answer, base: str) -> str:
         place = answer.headers.get("location", "")

@@ -313,9 +313,12 @@ def test_faults_that_pass_are_waited_for_and_others_said(
     monkeypatch.setenv("HELIOGRAPH__SECRETS__LOGIN", f"{token_registry.user}:{token_registry.password}")
     _, flow = project()
     with set_temporary_config({"storage.tokens": (f"{token_registry.address}=LOGIN",)}):
-        token_registry.faults = ["503", "429", "cut", "upload lost"]
+        token_registry.faults = ["503", "429", "cut", "upload lost", "link empty", "link empty"]
         ref = _put(OCI(f"{token_registry.address}/team/flows"), flow)
         assert token_registry.faults == []
+        token_registry.faults = ["link empty"] * 3
+        with pytest.raises(StorageError, match="DIGEST_INVALID"):
+            _put(OCI(f"{token_registry.address}/team/flows"), flow, LaunchSettings(image="flows:2"))
         token_registry.faults = ["short"]
         OCI.at(ref.location).fetch(ref, tmp_path / "cache")
         assert token_registry.faults == []

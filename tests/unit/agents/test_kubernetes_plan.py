@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from heliograph.engine.codes import FailureCode
@@ -75,8 +75,8 @@ def assert_ours(job: Any) -> None:
     assert flow["terminationMessagePath"] == "/dev/termination-log"
     [offer] = [one for one in pod["volumes"] if one["name"] == "heliograph-offer"]
     assert offer["secret"]["secretName"] == job["metadata"]["name"]
-    mounts = [(one["name"], mount) for one in [*pod["containers"], *pod.get("initContainers", [])]
-              for mount in one.get("volumeMounts", []) if mount["name"] == "heliograph-offer"]  # fmt: skip
+    mounts = [(one["name"], mount) for one in [*pod["containers"], *(pod.get("initContainers") or [])]
+              for mount in one.get("volumeMounts") or [] if mount["name"] == "heliograph-offer"]  # fmt: skip
     expected = {"name": "heliograph-offer", "mountPath": "/heliograph/offer", "readOnly": True}
     assert mounts == [("flow", expected)]
     [pod_uid] = [one for one in flow["env"] if one["name"] == POD_VARIABLE]
@@ -141,6 +141,7 @@ POD_PATCH = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(operations=st.lists(OPERATION, max_size=4), patch=POD_PATCH)
+@example(operations=[{"op": "add", "path": "/spec/template/spec/initContainers", "value": None}], patch={})
 def test_no_patch_takes_away_what_makes_an_attempt_one(operations: list[dict[str, Any]], patch: dict[str, Any]) -> None:
     given_settings = KubernetesRun(image="flows:1").launch_settings()
     options = {"json_patch": operations, "pod_patch": patch}
