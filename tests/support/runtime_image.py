@@ -31,7 +31,7 @@ CACHE = ROOT / ".cache" / "images"
 NAME = "heliograph-runtime"
 EXTRAS = ("aws", "demo")
 _LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "__pycache__", "site-packages"}
-_FORMAT = "3"
+_FORMAT = "4"
 
 
 def distributions(extras: Iterable[str] = EXTRAS) -> list[importlib.metadata.Distribution]:
@@ -115,7 +115,9 @@ def _make_root(root: Path) -> None:
         shutil.copy(Path("/lib64/ld-linux-x86-64.so.2").resolve(), loader)
     _make_system(root)
     subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "-s", str(root), "-p", "/", str(library)],
+        # By hash: the archive's files are all of the same time, by which no byte code would be theirs.
+        [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/",
+         str(library)],
         check=False, capture_output=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
     )  # fmt: skip
 
