@@ -34,7 +34,7 @@ from heliograph_agents.health import serve_health
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, Launcher, Liveness
 from heliograph_agents.link import AgentRefusedError, Link, Pause, worth_another_try
 from heliograph_agents.offers import Offers
-from heliograph_agents.performer import Performer, Stub, spec_of, with_own_launch
+from heliograph_agents.performer import Performer, Stub, delay_value, spec_of, with_own_launch
 from heliograph_agents.tracker import (
     Adopted,
     Asked,
@@ -50,6 +50,7 @@ from heliograph_agents.tracker import (
     Unlaunched,
     tracker_step,
 )
+from heliograph_agents.waits import Waits
 
 _log = logging.getLogger("heliograph.agent")
 
@@ -134,6 +135,7 @@ class Agent:
         self._return_at = 0.0
         self._live_since: dict[tuple[str, int], float] = {}
         self._heard_since: float | None = None
+        self._waits = Waits()
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -233,6 +235,7 @@ class Agent:
         if tracker.phase is Phase.GONE:
             del self._trackers[key]
             self._live_since.pop(key, None)
+            self._waits.forget(key)
         else:
             self._trackers[key] = tracker
         if tracker.phase is Phase.LIVE and tracker.handle is not None and key not in self._live_since:
@@ -278,6 +281,9 @@ class Agent:
         if isinstance(found, InfraExit) and found.hint:
             _log.warning("%s: %s", handle.flow_run, found.hint)
         self._feed(key, Observed(found))
+        if (tracker := self._trackers.get(key)) is not None:
+            starting = found is Liveness.STARTING and not tracker.connected
+            self._waits.note(key, self._launcher.waits_for(handle) if starting else None)
 
     async def _adopt(self) -> None:
         for handle in await self._launcher.list():
@@ -434,9 +440,10 @@ class Agent:
         while True:
             await asyncio.sleep(self._return_at - time.monotonic())  # a poll has found that nobody is there
             request = pb.HeartbeatAgentRequest(agent=self._name, draining=self.draining.is_set())
-            for tracker in self._trackers.values():
+            for key, tracker in self._trackers.items():
                 if tracker.held:
-                    request.runs.add(flow_run=tracker.flow_run, epoch=tracker.epoch, renew=tracker.renew)
+                    waits_for = delay_value(self._waits.of(key, tracker))
+                    request.runs.add(flow_run=key[0], epoch=key[1], renew=tracker.renew, waits_for=waits_for)
             try:
                 answer = await self._link.call(Stub, "HeartbeatAgent", request)
             except AgentRefusedError:

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.storage import LaunchSettings
 
 
@@ -134,6 +134,7 @@ class InfraExit:
         signal: Signal that killed the flow process, when one did.
         hint: A sentence for the agent's log.
         time_micros: When it ended, µs since the epoch.
+        delay: Why it never started, when that is known.
     """
 
     kind: ExitKind
@@ -142,6 +143,7 @@ class InfraExit:
     signal: int | None = None
     hint: str = ""
     time_micros: int = 0
+    delay: LaunchDelay | None = None
 
 
 class Liveness(Enum):
@@ -153,6 +155,19 @@ class Liveness(Enum):
     """Its supervisor renews the lease itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why an attempt that was launched has not begun.
+
+    Attributes:
+        delay: What the control plane is told.
+        hint: The infrastructure's own words, for the agent's log.
+    """
+
+    delay: LaunchDelay
+    hint: str
+
+
 class LaunchError(Exception):
     """The infrastructure could not be started, and nothing of it is left.
 
@@ -162,15 +177,23 @@ class LaunchError(Exception):
         retry_seconds: Without `failure`: how long the run waits in the queue; 0 means the usual pause.
         no_room: The infrastructure is full or asks for fewer calls, where this run wants to be: that says nothing of
             the agent, whose other runs may have room elsewhere.
+        delay: Without `failure`: what the control plane is told of why the run waits.
     """
 
     def __init__(
-        self, message: str, failure: FailureCode | None = None, *, retry_seconds: float = 0.0, no_room: bool = False
+        self,
+        message: str,
+        failure: FailureCode | None = None,
+        *,
+        retry_seconds: float = 0.0,
+        no_room: bool = False,
+        delay: LaunchDelay | None = None,
     ) -> None:
         super().__init__(message)
         self.failure = failure
         self.retry_seconds = retry_seconds
         self.no_room = no_room
+        self.delay = delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +272,9 @@ class Launcher(Protocol):
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Says what is there. An `InfraExit` is proof: nothing of the attempt lives."""
+
+    def waits_for(self, handle: Handle) -> Waiting | None:
+        """Says why an attempt that was launched has not begun, as of the last look; None when that is not known."""
 
     async def stop(self, handle: Handle, *, abandon: bool, told: bool = False) -> None:
         """Asks the attempt to stop, with its grace period. Returns at once; may be called again.

@@ -27,7 +27,8 @@ from heliograph.api.v1 import (
     run_reporting_service_pb2,
 )
 from heliograph.api.v1.states_pb2 import Failure
-from heliograph.engine.codes import FailureCode
+from heliograph.api.v1.states_pb2 import LaunchDelay as LaunchDelayValue
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.exceptions import HeliographError, LaunchSettingsError, LeaseLostError, NotFoundError
 from heliograph.reporting.batches import (
     MAX_ENTRY_BYTES,
@@ -111,8 +112,8 @@ class Performer:
             case Report(found):
                 await self._report(tracker, found)
                 return Reported()
-            case Release(failure, back_off, seconds):
-                await self._release(tracker, failure, back_off, seconds)
+            case Release():
+                await self._release(tracker, effect)
                 return Released()
             case Forget(handle):
                 try:
@@ -153,10 +154,11 @@ class Performer:
             handle = await self._launcher.launch(plan, credentials)
         except LaunchError as error:
             _log.error("%s was not launched: %s", spec.flow_run, error)
-            return LaunchFailed(error.failure, error.retry_seconds, no_room=error.no_room)
+            return LaunchFailed(error.failure, error.retry_seconds, no_room=error.no_room, delay=error.delay)
         except Exception:  # noqa: BLE001 (the boundary to launchers, SDKs and disk): one run must not end the agent of all
             _log.exception("%s was not launched", spec.flow_run)
-            return LaunchFailed(None)  # what is left of it is found by the next look, and its lease is over then
+            # What is left of it is found by the next look, and its lease is over then.
+            return LaunchFailed(None, delay=LaunchDelay.AGENT)
         return Launched(handle)
 
     async def _once(self, effect: Stop | AcceptAgain) -> None:
@@ -224,14 +226,14 @@ class Performer:
             request.time.CopyFrom(_timestamp(found.time_micros))
         await self._insist("ReportFlowRunExit", request)
 
-    async def _release(
-        self, tracker: Tracker, failure: FailureCode | None, back_off: bool, least_seconds: float
-    ) -> None:
-        request = pb.ReleaseFlowRunRequest(agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch)
-        if failure is not None:
-            request.failure.CopyFrom(_failure(failure, None, None))
-        elif back_off:
-            seconds = (least_seconds or RELEASE_BACK_OFF_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
+    async def _release(self, tracker: Tracker, asked: Release) -> None:
+        request = pb.ReleaseFlowRunRequest(
+            agent=self._agent, flow_run=tracker.flow_run, epoch=tracker.epoch, delay=delay_value(asked.delay)
+        )
+        if asked.failure is not None:
+            request.failure.CopyFrom(_failure(asked.failure, None, None))
+        elif asked.back_off:
+            seconds = (asked.seconds or RELEASE_BACK_OFF_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
             seconds = min(seconds, LONGEST_BACK_OFF_SECONDS)
             request.back_off.CopyFrom(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))
         await self._insist("ReleaseFlowRun", request)
@@ -370,6 +372,11 @@ def with_own_launch(spec: RunSpec) -> RunSpec:
         _log.error("%s", error)
         text = "unreadable"  # no TOML: the run is refused where settings are put together, with its reason
     return replace(spec, bundle=replace(spec.bundle, own_launch=text)) if text else spec
+
+
+def delay_value(delay: LaunchDelay | None) -> LaunchDelayValue.ValueType:
+    """Returns a delay as the API has it."""
+    return LaunchDelayValue.ValueType(delay or 0)
 
 
 def _failure(reason: FailureCode, exit_code: int | None, signal: int | None) -> Failure:

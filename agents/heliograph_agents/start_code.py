@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.exceptions import HeliographError, LeaseLostError, NotFoundError
 from heliograph_agents.launcher import LaunchError
 from heliograph_agents.link import AgentRefusedError, Pause
@@ -155,12 +155,12 @@ class StartCodes:
             try:
                 answer = await self._link.call(AgentServiceStub, "CreateStartCode", request)
             except (LeaseLostError, NotFoundError) as error:
-                raise LaunchError(f"it has no start code: {error}") from error
+                raise LaunchError(f"it has no start code: {error}", delay=LaunchDelay.UNCONFIRMED) from error
             except AgentRefusedError:
                 raise
             except HeliographError as error:
                 if not error.retryable or time.monotonic() > limit:
-                    raise LaunchError(f"it has no start code: {error}") from error
+                    raise LaunchError(f"it has no start code: {error}", delay=LaunchDelay.UNCONFIRMED) from error
                 await asyncio.sleep(pause.seconds())
             else:
                 return str(answer.start_code), key.hex()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.launcher import Credentials, ExitKind, Handle, InfraExit, Liveness, RunSpec
 
 
@@ -127,11 +127,13 @@ class LaunchFailed:
     """Its infrastructure was not started; with `failure`, another try is of no use.
 
     Without, it waits in the queue for `retry_seconds`; 0 means the usual pause. `no_room`: only because it is full.
+    `delay`: why.
     """
 
     failure: FailureCode | None
     retry_seconds: float = 0.0
     no_room: bool = False
+    delay: LaunchDelay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,7 @@ class Release:
     failure: FailureCode | None
     back_off: bool
     seconds: float = 0.0
+    delay: LaunchDelay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +292,8 @@ def _offered(tracker: Tracker, event: Event) -> Step:
         case Refused():
             return replace(tracker, phase=Phase.GONE), ()
         case Unlaunched(back_off):
-            return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=back_off),)
+            delay = LaunchDelay.UNCONFIRMED if back_off else None
+            return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=back_off, delay=delay),)
         case Rejected(failure):
             return replace(tracker, phase=Phase.RELEASING), (Release(failure, back_off=False),)
     return tracker, ()
@@ -300,8 +304,9 @@ def _launching(tracker: Tracker, event: Event) -> Step:
         case Launched(handle):
             live = replace(tracker, phase=Phase.LIVE, handle=handle)
             return live, _stop(live)
-        case LaunchFailed(failure, seconds):
-            return replace(tracker, phase=Phase.RELEASING), (Release(failure, failure is None, seconds),)
+        case LaunchFailed(failure, seconds, delay=delay):
+            release = Release(failure, True, seconds, delay) if failure is None else Release(failure, False)
+            return replace(tracker, phase=Phase.RELEASING), (release,)
     return tracker, ()
 
 
@@ -329,7 +334,9 @@ def _ended(tracker: Tracker, found: InfraExit) -> Step:
     assert tracker.handle is not None
     if found.kind is ExitKind.NEVER_STARTED:
         # An agent that died in the middle is no reason to wait; one that cannot launch would try for ever.
-        return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=not tracker.adopted),)
+        again = not tracker.adopted
+        delay = (found.delay or LaunchDelay.PLATFORM) if again else None
+        return replace(tracker, phase=Phase.RELEASING), (Release(None, back_off=again, delay=delay),)
     if found.kind in (ExitKind.DIED, ExitKind.UNSHIPPED) and not tracker.abandon:
         return replace(tracker, phase=Phase.SHIPPING), (Ship(tracker.handle),)
     return replace(tracker, phase=Phase.REPORTING), (Report(found),)

@@ -97,6 +97,9 @@ class Witness:
     async def list(self) -> list[Handle]:
         return []
 
+    def waits_for(self, handle: Handle) -> None:
+        """Nothing waits."""
+
     async def outbox(self, handle: Handle) -> Path | None:
         return self._outboxes / handle.infrastructure
 

@@ -72,6 +72,9 @@ class NothingLauncher:
     async def list(self) -> list[Handle]:
         return []
 
+    def waits_for(self, handle: Handle) -> None:
+        """Nothing waits."""
+
     async def outbox(self, handle: Handle) -> Path | None:
         return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.engine.codes import FailureCode, LaunchDelay, StateCode
 
 SECOND: Final = 1_000_000
 """Microseconds in a second; all times and durations here are microseconds."""
@@ -88,6 +88,7 @@ FLOW_RUN_STATES: Final = frozenset(
 TASK_RUN_ENDS: Final = frozenset(state for state in StateCode if state.is_finished and state is not StateCode.LOOPED)
 """States that end a task run. Looped ends an iteration only: Running follows."""
 
+_DELAYS: Final = frozenset(map(int, LaunchDelay))
 _REPORTABLE: Final = FLOW_RUN_STATES - {StateCode.SCHEDULED, StateCode.SUBMITTED}
 
 
@@ -111,6 +112,11 @@ def is_lost(state: StateCode, phase: Phase, heard: int, now: int) -> bool:
 def lateness(state: StateCode, scheduled: int, now: int) -> int:
     """Returns how long past its time a run is that has not started; 0 when it is not late. Never stored."""
     return max(0, now - scheduled) if state is StateCode.SCHEDULED else 0
+
+
+def known_delay(number: int) -> int:
+    """Returns the number of a launch delay; 0 for one that is not on the closed list, as another version's."""
+    return number if number in _DELAYS else 0
 
 
 def reported_state(current: StateCode, target: StateCode) -> StateCode | None:

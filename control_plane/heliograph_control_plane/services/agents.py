@@ -190,7 +190,9 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if not 0 <= back_off <= MAX_BACK_OFF_MICROS:
             raise bad_field("back_off", "must be at most one hour")
         failure = request.failure.SerializeToString() if request.HasField("failure") else b""
-        return convert.flow_run(await self._store.release_flow_run(name, run_id, request.epoch, failure, back_off))
+        return convert.flow_run(
+            await self._store.release_flow_run(name, run_id, request.epoch, failure, back_off, request.delay)
+        )
 
     async def HeartbeatAgent(self, request: pb.HeartbeatAgentRequest, context: Any) -> pb.HeartbeatAgentResponse:
         """See the API."""
@@ -206,7 +208,8 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                 foreign.append(run)
                 continue
             by_id[run_id] = run.flow_run
-            held.append(HeldRun(run_id, run.epoch, run.renew, "" if project == names.ANY else project))
+            where = "" if project == names.ANY else project
+            held.append(HeldRun(run_id, run.epoch, run.renew, where, run.waits_for))
         commands = await self._store.heartbeat_agent(name, held, request.draining)
         return pb.HeartbeatAgentResponse(
             commands=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from heliograph.api.v1 import flow_run_service_pb2 as pb
 from heliograph.engine.codes import StateCode
 from heliograph_control_plane import calls
+from heliograph_control_plane.domain import runs as rules
 from heliograph_control_plane.domain.matching import match
 from heliograph_control_plane.store.records import Agent, FlowRun, TaskRun
 
@@ -25,13 +26,17 @@ async def explain(backend: Backend, run: FlowRun) -> pb.ExplainFlowRunResponse:
     if run.state.is_failed:
         failed = (await backend.store.list_task_runs(run.run_id, _FAILED, MAX_FAILED, "")).items
     slugs = (await backend.version_facts(run.project, run.flow, run.version)).slugs if failed else ()
+    now = backend.store.now()
     return pb.ExplainFlowRunResponse(
         flow_run=convert.flow_run(run),
-        situation=situation(run, matches, backend.store.now()),
+        situation=situation(run, matches, now),
         agents=matches[:MAX_AGENTS],
         failed_task_runs=[convert.task_run(task_run, run.project, slugs) for task_run in failed],
         required_labels=run.labels,
         required_host=run.host,
+        launch_delay=convert.enum(rules.known_delay(run.launch_delay)),
+        next_try_time=convert.timestamp(run.ready_micros) if _is_held_back(run, now) else None,
+        put_back_count=run.put_backs,
     )
 
 
@@ -43,6 +48,8 @@ def situation(run: FlowRun, matches: list[pb.AgentMatch], now_micros: int) -> pb
         return pb.SITUATION_LOST
     if run.state == StateCode.CANCELLING:
         return pb.SITUATION_CANCELLING
+    if run.state == StateCode.SUBMITTED:
+        return pb.SITUATION_LAUNCHING
     if run.state not in {StateCode.SCHEDULED, StateCode.QUEUED, StateCode.PENDING}:
         return pb.SITUATION_RUNNING
     if run.scheduled_micros > now_micros:
@@ -55,9 +62,16 @@ def situation(run: FlowRun, matches: list[pb.AgentMatch], now_micros: int) -> pb
     online = [found for found in fitting if not found.offline]
     if not online:
         return pb.SITUATION_MATCHING_AGENT_OFFLINE
+    if run.put_backs and _is_held_back(run, now_micros):
+        return pb.SITUATION_PUT_BACK
     if not any(found.free_slots and not found.draining for found in online):
         return pb.SITUATION_MATCHING_AGENT_FULL
     return pb.SITUATION_STARTING
+
+
+def _is_held_back(run: FlowRun, now_micros: int) -> bool:
+    """True while a due run is given to nobody: it was put back, or the store was restored from a backup."""
+    return run.state == StateCode.SCHEDULED and run.scheduled_micros <= now_micros < run.ready_micros
 
 
 async def _all_agents(backend: Backend) -> list[Agent]:

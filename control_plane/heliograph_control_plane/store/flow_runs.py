@@ -51,7 +51,7 @@ _RUN: Final[Select[Any]] = (
         _t.state_micros, _t.parameters_json, _r.labels, _r.launcher, _r.host, _t.create_micros,
         _t.scheduled_micros, _t.start_micros, _t.end_micros, _t.created_by, _t.attempt, _t.epoch, _t.agent,
         _t.failure, _t.last_sequence, _t.presumed_dead, _t.missing_events, _t.counts, _t.cancel_requested,
-        _t.heard_micros, _t.phase, _t.version_id,
+        _t.heard_micros, _t.phase, _t.version_id, _t.ready_micros, _t.launch_delay, _t.put_backs,
     )
     .join_from(schema.flow_runs, schema.flows, _f.id == _t.flow_id)
     .join(schema.projects, _p.id == _t.project_id)
@@ -92,7 +92,8 @@ def make_run(row: Row[Any], place: Place, needed: Requirement, now: int) -> Flow
         lost=rules.is_lost(state, Phase(row.phase), row.heard_micros, now),
         presumed_dead=bool(row.presumed_dead), late_micros=rules.lateness(state, row.scheduled_micros, now),
         missing_events=row.missing_events, counts=decode_counts(row.counts),
-        cancel_requested=bool(row.cancel_requested), heard_micros=row.heard_micros,
+        cancel_requested=bool(row.cancel_requested), heard_micros=row.heard_micros, ready_micros=row.ready_micros or 0,
+        launch_delay=row.launch_delay, put_backs=row.put_backs,
     )  # fmt: skip
 
 
@@ -251,7 +252,7 @@ def _new_run(tx: Transaction, new: NewFlowRun) -> tuple[FlowRun, Values]:
         launcher=version.launcher, host=version.host, create_micros=tx.now, scheduled_micros=scheduled,
         start_micros=0, end_micros=0, created_by=new.created_by, attempt=0, epoch=0, agent="", failure=b"",
         last_sequence=0, lost=False, presumed_dead=False, late_micros=max(0, tx.now - scheduled),
-        missing_events=0, counts=(), cancel_requested=False, heard_micros=0,
+        missing_events=0, counts=(), cancel_requested=False, heard_micros=0, ready_micros=scheduled,
     ), row  # fmt: skip
 
 

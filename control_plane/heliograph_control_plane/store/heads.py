@@ -27,7 +27,7 @@ _t = schema.flow_runs.c
 _COLUMNS: Final = (
     "state", "state_micros", "state_ordinal", "start_micros", "end_micros", "phase", "attempt", "epoch", "agent",
     "ready_micros", "heard_micros", "deadline_micros", "last_sequence", "missing_events", "counts",
-    "cancel_requested", "presumed_dead", "failure",
+    "cancel_requested", "presumed_dead", "failure", "launch_delay", "put_backs",
 )  # fmt: skip
 _HEAD: Final = f"SELECT id, uuid, requirement_id, scheduled_micros, {', '.join(_COLUMNS)} FROM flow_runs"  # noqa: S608 - names of this file
 _SELECT: Final = Query(
@@ -67,6 +67,8 @@ class Head:
     cancel_requested: int
     presumed_dead: int
     failure: bytes | None
+    launch_delay: int
+    put_backs: int
     fence: tuple[int, int, int] = (0, 0, 0)
     history: list[Row] = field(default_factory=list)
 
@@ -78,8 +80,9 @@ class Head:
         self.failure = failure or None
         self.presumed_dead = 0
         self.history.append((self.id, self.state_ordinal, int(state), time, now, set_by, self.epoch, failure or None))
-        if state is StateCode.RUNNING and not self.start_micros:
-            self.start_micros = time
+        if state is StateCode.RUNNING:
+            self.start_micros = self.start_micros or time
+            self.launch_delay = self.put_backs = 0
         if state.is_finished:
             self.end_micros = time
             self.phase = Phase.ENDED
@@ -94,12 +97,25 @@ class Head:
         self.ready_micros = ready
         self.deadline_micros = rules.deadline(StateCode.SCHEDULED, Phase.NONE, ready)
 
+    def put_back(self, ready: int, delay: int) -> None:
+        """Puts a run back into the queue that its agent could not launch now."""
+        self.queue(ready)
+        self.launch_delay = delay
+        self.put_backs += 1
+
     def hold(self, now: int) -> None:
         """Gives the run to the holder of its epoch."""
         self.phase = Phase.HELD
         self.ready_micros = None
         self.heard_micros = now
         self.deadline_micros = now + rules.LOST_AFTER
+
+    def wait_for(self, delay: int) -> bool:
+        """Notes what the run waits for that its agent has and that has not begun. True when that is news."""
+        if self.state is not StateCode.SUBMITTED or self.launch_delay == delay:
+            return False
+        self.launch_delay = delay
+        return True
 
     def hear(self, now: int, set_by: str) -> None:
         """Renews the lease of a held run, and takes back the presumption that it is dead."""

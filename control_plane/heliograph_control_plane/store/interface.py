@@ -235,10 +235,11 @@ class Store(Protocol):
         LeaseLostError."""
 
     def release_flow_run(
-        self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int
+        self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int, delay: int = 0
     ) -> Pending[FlowRun]:
         """Gives back a run that was not launched: to the queue after `back_off_micros`, or Crashed when `failure` is
-        not empty. Raises LeaseLostError."""
+        not empty. With a pause or a `delay`, the number of a launch delay, it counts as put back until it starts.
+        Raises LeaseLostError."""
 
     def heartbeat_agent(self, agent: str, held: Sequence[HeldRun], draining: bool) -> Pending[tuple[RunCommand, ...]]:
         """Notes that the agent lives, renews leases, and returns what to do with its runs."""

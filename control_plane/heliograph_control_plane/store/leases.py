@@ -52,7 +52,8 @@ _rt = schema.run_tokens.c
 _RUN_COLUMNS: Final = (
     "id, uuid, version_id, requirement_id, run_name, state, state_micros, parameters_json, create_micros,"
     " scheduled_micros, start_micros, end_micros, created_by, attempt, epoch, agent, failure, last_sequence,"
-    " presumed_dead, missing_events, counts, cancel_requested, heard_micros, phase"
+    " presumed_dead, missing_events, counts, cancel_requested, heard_micros, phase, ready_micros,"
+    " launch_delay, put_backs"
 )
 _AGENTS: Final = Query(
     "SELECT name, launcher, labels, host, projects FROM agents WHERE name IN (SELECT value FROM json_each(?))",
@@ -228,6 +229,9 @@ class LeaseStore:
             elif one.epoch == head.epoch and one.renew and head.agent == agent and not head.is_final:
                 head.hear(tx.now, f"agents/{agent}")
                 changed[head.uuid] = head
+            waits_for = one.waits_for if one.renew else 0
+            if (one.epoch, agent) == (head.epoch, head.agent) and head.wait_for(waits_for):
+                changed[head.uuid] = head
             mine = one.epoch < head.epoch or head.agent == agent
             command = command_for(head, one.epoch) if mine else RunCommandKind.ABANDON
             heard_of = one.renew and (head.id, one.epoch) in connected
@@ -346,6 +350,7 @@ def accept(tx: Transaction, calls: list[Acceptance]) -> list[HeliographError | N
         if refusal is None:
             if head.phase is Phase.OFFERED:
                 head.attempt += 1
+                head.launch_delay = 0
                 head.hold(tx.now)
                 head.enter(StateCode.SUBMITTED, tx.now, tx.now, f"agents/{call.agent}")
                 changed[head.id] = head
@@ -372,7 +377,9 @@ def _refuse_acceptance(tx: Transaction, head: Head, call: Acceptance) -> Heliogr
     return None
 
 
-def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int) -> FlowRun:
+def release(
+    tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int, delay: int = 0
+) -> FlowRun:
     """Gives back a run that was not launched."""
     head = _leased(tx, agent, run_id, epoch)
     by = f"agents/{agent}"
@@ -387,7 +394,10 @@ def release(tx: Transaction, agent: str, run_id: str, epoch: int, failure: bytes
             if head.state is not StateCode.SCHEDULED:
                 head.enter(StateCode.SCHEDULED, tx.now, tx.now, by)
                 head.attempt -= 1  # nothing was launched: it was none
-            head.queue(tx.now + back_off_micros)
+            if back_off_micros or delay:
+                head.put_back(tx.now + back_off_micros, delay)
+            else:
+                head.queue(tx.now)
             _tell_ready(tx, [head])
         save_heads(tx, [head])
     return read_run(tx.connection, run_id, tx.now)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION: Final = "0003"
+SCHEMA_VERSION: Final = "0004"
 """The newest migration: the only schema that this version of the server works with."""
 
 metadata = MetaData()
@@ -148,6 +148,8 @@ flow_runs = Table(
     Column("cancel_requested", Int, nullable=False, server_default=text("0")),
     Column("presumed_dead", Int, nullable=False, server_default=text("0")),
     Column("failure", LargeBinary),
+    Column("launch_delay", Int, nullable=False, server_default=text("0")),
+    Column("put_backs", Int, nullable=False, server_default=text("0")),
     UniqueConstraint("uuid", name="flow_runs_uuid"),
     **_WITH_SEQUENCE,
     **_UPDATED,

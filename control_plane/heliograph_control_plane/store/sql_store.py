@@ -345,10 +345,10 @@ class SqlStore:
         return self._write(lambda tx: start_codes.exchange(tx, run_id, epoch, request_hash, token_hash))
 
     def release_flow_run(
-        self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int
+        self, agent: str, run_id: str, epoch: int, failure: bytes, back_off_micros: int, delay: int = 0
     ) -> Pending[FlowRun]:
         """Gives a run back."""
-        return self._write(lambda tx: leases.release(tx, agent, run_id, epoch, failure, back_off_micros))
+        return self._write(lambda tx: leases.release(tx, agent, run_id, epoch, failure, back_off_micros, delay))
 
     def heartbeat_agent(self, agent: str, held: Sequence[HeldRun], draining: bool) -> Pending[tuple[RunCommand, ...]]:
         """Notes that an agent lives."""

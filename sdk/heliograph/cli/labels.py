@@ -23,6 +23,7 @@ def labels() -> None:
 @pass_session
 def explain(session: Session, run: str, project: str | None, output: str) -> None:
     """Say what a run needs, and for each agent whether it fits or what it lacks, whatever the run's state is."""
+    from heliograph.cli.delays import waiting_lines
     from heliograph.cli.text import clean
     from heliograph.cli.why import agent_lines
 
@@ -38,3 +39,5 @@ def explain(session: Session, run: str, project: str | None, output: str) -> Non
     start = "heliograph agent start" + (f" --type {launcher}" if launcher else "")
     for line in agent_lines(answer) or [f"There is no agent. Start one with: {start}"]:
         click.echo(clean(f"  {line}"))
+    for line in waiting_lines(answer):
+        click.echo(clean(line))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heliograph.api.v1 import flow_service_pb2
+from heliograph.cli.delays import waiting_lines
 from heliograph.cli.not_run import NotRun
 from heliograph.cli.report import failure_words, label_of, reason_lines, run_id
 from heliograph.cli.states import state_name
@@ -64,9 +65,16 @@ def explanation_lines(
             f"{who} is running, but nothing was heard of it for longer than its lease.",
             "It may come back. If its process is certainly dead: heliograph runs confirm-dead " + run_id(run),
         ],
+        pb.SITUATION_PUT_BACK: [f"{who} waits: it could not be launched, and is tried again."],
+        pb.SITUATION_LAUNCHING: [
+            f"{who} was taken by {run.agent.removeprefix('agents/') or 'an agent'}, and has not begun."
+        ],
         pb.SITUATION_CANCELLING: [f"{who} is being cancelled; its agent stops it."],
     }
+    if answer.situation == pb.SITUATION_STARTING and answer.HasField("next_try_time"):
+        words[pb.SITUATION_STARTING] = [f"{who} waits: an agent fits and has room."]
     lines = words.get(answer.situation) or _ended(answer, who, graph or flow_service_pb2.Graph())
+    lines += waiting_lines(answer)
     lines += [f"  {text}" for text in _agents(answer)]
     if run.missing_events:
         lines.append(
@@ -102,7 +110,7 @@ def _agents(answer: Explanation) -> list[str]:
     """Returns the agents where they say why a run waits."""
     from heliograph.api.v1 import flow_run_service_pb2 as pb
 
-    if answer.situation in (pb.SITUATION_FINISHED, pb.SITUATION_RUNNING, pb.SITUATION_NOT_DUE):
+    if answer.situation in (pb.SITUATION_FINISHED, pb.SITUATION_RUNNING, pb.SITUATION_LAUNCHING, pb.SITUATION_NOT_DUE):
         return []
     return agent_lines(answer)
 

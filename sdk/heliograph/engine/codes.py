@@ -1,6 +1,6 @@
-"""Numbers of states and failure reasons: the same as in the API, without importing it.
+"""Numbers of states, failure reasons and launch delays: the same as in the API, without importing it.
 
-A test compares them with `heliograph.api.v1.State` and `FailureReason`.
+A test compares them with `heliograph.api.v1.State`, `FailureReason` and `LaunchDelay`.
 """
 
 from __future__ import annotations
@@ -82,3 +82,21 @@ class FailureCode(IntEnum):
     NO_CAPACITY = 29
     LAUNCH_SETTINGS = 30
     SIGNATURE = 31
+
+
+class LaunchDelay(IntEnum):
+    """Why a run has not started that an agent took, from a closed list."""
+
+    NO_ROOM = 1
+    QUOTA = 2
+    THROTTLED = 3
+    IMAGE = 4
+    STORAGE = 5
+    SETTINGS = 6
+    PERMISSION = 7
+    UNREACHABLE = 8
+    PLATFORM = 9
+    AGENT = 10
+    UNCONFIRMED = 11
+    PREPARING = 12
+    HELD = 13

@@ -8,7 +8,7 @@ import pytest
 from tests.contract.store.helpers import SECOND, TOKEN, Bench, flow, task, version
 
 from heliograph.api.v1 import states_pb2
-from heliograph.engine.codes import StateCode
+from heliograph.engine.codes import LaunchDelay, StateCode
 from heliograph.exceptions import IllegalTransitionError, LeaseLostError, NotFoundError
 from heliograph_control_plane.store.records import HeldRun, RunCommandKind, Spent
 
@@ -154,6 +154,54 @@ def test_a_released_run_waits_for_its_back_off(bench: Bench) -> None:
     bench.clock.advance(61)
     assert bench.lease()[0].attempt == 1, "nothing was launched"
     assert bench.history(run) == ["SCHEDULED", "SUBMITTED", "SCHEDULED"]
+
+
+def test_a_run_keeps_why_it_was_put_back_until_it_starts(bench: Bench) -> None:
+    run = bench.submitted()
+    put = bench.store.release_flow_run("a", run.run_id, run.epoch, b"", 60 * SECOND, LaunchDelay.QUOTA).result()
+    assert (put.launch_delay, put.put_backs) == (LaunchDelay.QUOTA, 1)
+    assert put.ready_micros == bench.clock.now + 60 * SECOND
+    bench.store.release_flow_run("a", run.run_id, run.epoch, b"", 5 * SECOND, LaunchDelay.IMAGE).result()
+    assert bench.get(run) == put, "delivered twice, it was put back once"
+    bench.clock.advance(61)
+    (lease,) = bench.lease()
+    assert (lease.flow_run.launch_delay, lease.flow_run.put_backs) == (LaunchDelay.QUOTA, 1)
+    again = bench.accept("a", run.run_id, lease.epoch)
+    assert (again.launch_delay, again.put_backs, again.ready_micros) == (0, 1, 0), "it is tried: what was is over"
+    bench.store.release_flow_run("a", run.run_id, lease.epoch, b"", 1, 0).result()
+    bench.clock.advance(1)
+    (last,) = bench.lease()
+    assert (last.flow_run.launch_delay, last.flow_run.put_backs) == (0, 2), "an agent that does not say why"
+    bench.accept("a", run.run_id, last.epoch)
+    bench.send(bench.get(run), 1, flow(S.RUNNING))
+    started = bench.get(run)
+    assert (started.launch_delay, started.put_backs) == (0, 0)
+
+
+def test_a_run_that_is_given_back_at_once_was_not_put_back(bench: Bench) -> None:
+    run = bench.submitted()
+    assert bench.store.release_flow_run("a", run.run_id, run.epoch, b"", 0).result().put_backs == 0
+
+
+def test_a_heartbeat_says_what_a_run_waits_for_until_it_begins(bench: Bench) -> None:
+    run, other = bench.submitted(), bench.submitted()
+
+    def beat(delay: int, agent: str = "a", epoch: int = run.epoch, *, renew: bool = True) -> int:
+        held = [HeldRun(run.run_id, epoch, renew, waits_for=delay), HeldRun(other.run_id, other.epoch, renew=True)]
+        bench.store.heartbeat_agent(agent, held, False).result()
+        assert bench.get(other).launch_delay == 0
+        return bench.get(run).launch_delay
+
+    assert beat(LaunchDelay.NO_ROOM) == LaunchDelay.NO_ROOM
+    bench.agent("b")
+    assert beat(LaunchDelay.IMAGE, "b") == LaunchDelay.NO_ROOM, "another agent has no say"
+    assert beat(LaunchDelay.IMAGE, epoch=run.epoch - 1) == LaunchDelay.NO_ROOM, "nor has another lease"
+    assert beat(LaunchDelay.IMAGE) == LaunchDelay.IMAGE
+    assert beat(LaunchDelay.IMAGE, renew=False) == 0, "its supervisor was heard of"
+    assert beat(LaunchDelay.STORAGE) == LaunchDelay.STORAGE
+    bench.send(run, 1, flow(S.RUNNING))
+    assert bench.get(run).launch_delay == 0
+    assert beat(LaunchDelay.STORAGE) == 0, "a heartbeat that was late"
 
 
 def test_a_run_released_for_good_crashes(bench: Bench) -> None:

@@ -37,6 +37,7 @@ from heliograph.exceptions import (
     AlreadyExistsError,
     HeliographError,
     IllegalTransitionError,
+    InvalidArgumentError,
     LeaseLostError,
     MissingParameterError,
     NotFoundError,
@@ -471,6 +472,54 @@ def test_why_a_run_waits(scene: Scene) -> None:
     running = scene.running()
     running.report(1, flow_event("RUNNING"))
     assert explained(scene, running).situation == runs_pb.SITUATION_RUNNING
+
+
+def test_why_a_run_waits_that_was_put_back(scene: Scene) -> None:
+    project = scene.project()
+    api = scene.api_as("agent", projects=(project,))
+    agent = scene.agent(api=api)
+    run = scene.run(scene.flow(project).name)
+
+    def put_back(delay: int, seconds: int = 600) -> runs_pb.ExplainFlowRunResponse:
+        (lease,) = scene.lease(agent.name, 5, api=api)
+        assert explained(scene, run).situation == runs_pb.SITUATION_STARTING
+        asked = agents_pb.ReleaseFlowRunRequest(
+            agent=agent.name, flow_run=run.name, epoch=lease.epoch, back_off=Duration(seconds=seconds),
+            delay=states_pb2.LaunchDelay.ValueType(delay),
+        )  # fmt: skip
+        api.agents.ReleaseFlowRun(asked)
+        return explained(scene, run)
+
+    first = put_back(states_pb2.LAUNCH_DELAY_NO_ROOM, seconds=0)
+    assert (first.situation, first.put_back_count) == (runs_pb.SITUATION_STARTING, 1), "it is tried again at once"
+    before = time.time()
+    second = put_back(states_pb2.LAUNCH_DELAY_UNSPECIFIED)
+    assert (second.situation, second.put_back_count) == (runs_pb.SITUATION_PUT_BACK, 2)
+    assert second.launch_delay == states_pb2.LAUNCH_DELAY_UNSPECIFIED, "as of an agent of before"
+    assert before + 595 < second.next_try_time.ToMicroseconds() / 1e6 < time.time() + 605
+
+
+def test_what_a_launched_run_waits_for(scene: Scene) -> None:
+    run = scene.running()
+    assert explained(scene, run).situation == runs_pb.SITUATION_LAUNCHING
+
+    def beat(delay: int) -> runs_pb.ExplainFlowRunResponse:
+        held = agents_pb.HeldRun(
+            flow_run=run.name, epoch=run.epoch, renew=True, waits_for=states_pb2.LaunchDelay.ValueType(delay)
+        )
+        run.agent_api.agents.HeartbeatAgent(agents_pb.HeartbeatAgentRequest(agent=run.agent, runs=[held]))
+        return explained(scene, run)
+
+    waiting = beat(states_pb2.LAUNCH_DELAY_IMAGE)
+    assert (waiting.situation, waiting.launch_delay) == (
+        runs_pb.SITUATION_LAUNCHING, states_pb2.LAUNCH_DELAY_IMAGE,
+    )  # fmt: skip
+    with refused(InvalidArgumentError):
+        beat(99)
+    assert explained(scene, run).launch_delay == states_pb2.LAUNCH_DELAY_IMAGE
+    run.report(1, flow_event("RUNNING"))
+    begun = explained(scene, run)
+    assert (begun.situation, begun.launch_delay) == (runs_pb.SITUATION_RUNNING, states_pb2.LAUNCH_DELAY_UNSPECIFIED)
 
 
 def test_a_dead_run_is_confirmed_only_when_it_is_not_heard_of(scene: Scene) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from tests.integration.kubernetes.conftest import Scene
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.launcher import ExitKind, LaunchError, Liveness
+
+D = LaunchDelay
 
 WAITING = [
     ("ErrImagePull", FailureCode.IMAGE_UNAVAILABLE),
@@ -64,7 +66,11 @@ async def test_an_image_has_its_grace_and_may_still_come(scene: Scene) -> None:
     pod = await scene.pod(handle)
     for reason in ("ErrImagePull", "ImagePullBackOff"):
         scene.cluster.container(pod, {"waiting": {"reason": reason}})
+        await scene.until(lambda r=reason: r in str(agent._view.seen(handle.infrastructure)), "the agent has seen it")
         assert isinstance(await agent.inspect(handle), Liveness)
+        waiting = agent.waits_for(handle)
+        assert waiting is not None
+        assert waiting.delay is D.IMAGE
     scene.cluster.container(pod, {"running": {}}, phase="Running")
     assert isinstance(await agent.inspect(handle), Liveness)
     assert scene.names("jobs")
@@ -80,6 +86,10 @@ async def test_what_no_node_takes_waits_until_the_agent_gives_up_and_then_says_w
                                                "message": message}])  # fmt: skip
     await scene.until(lambda: "nvidia" in str(agent._view.seen(handle.infrastructure)), "the agent has seen it")
     assert isinstance(await agent.inspect(handle), Liveness), "it may be taken later"
+    waiting = agent.waits_for(handle)
+    assert waiting is not None
+    assert waiting.delay is D.NO_ROOM
+    assert message in waiting.hint
     await agent.stop(handle, abandon=True)
     found = await scene.exit_of(agent, handle)
     assert found.reason is FailureCode.NO_CAPACITY
@@ -105,6 +115,9 @@ async def test_a_job_without_a_pod_says_why_by_its_events(
     await scene.until(lambda: scene.names("events"), "the cluster has said so")
     if failure is None:
         assert isinstance(await agent.inspect(handle), Liveness), "there may be room later"
+        waiting = agent.waits_for(handle)
+        assert waiting is not None
+        assert waiting.delay is D.QUOTA
         await agent.stop(handle, abandon=True)
         failure = FailureCode.NO_CAPACITY
     found = await scene.exit_of(agent, handle)
@@ -243,24 +256,24 @@ async def test_an_ended_job_is_kept_for_a_while_without_its_token(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "failure"),
+    ("status", "message", "failure", "delay"),
     [
-        (422, "spec.template.spec.containers[0].image: Required value", FailureCode.LAUNCH_SETTINGS),
-        (400, "json: cannot unmarshal", FailureCode.LAUNCH_SETTINGS),
-        (403, 'jobs.batch "x" is forbidden: exceeded quota: q, requested: count/jobs.batch=1', None),
-        (403, 'jobs.batch is forbidden: User "agent" cannot create resource "jobs"', None),
-        (403, "namespace flows is being terminated", None),
-        (404, 'namespaces "flows" not found', None),
+        (422, "spec.template.spec.containers[0].image: Required value", FailureCode.LAUNCH_SETTINGS, None),
+        (400, "json: cannot unmarshal", FailureCode.LAUNCH_SETTINGS, None),
+        (403, 'jobs.batch "x" is forbidden: exceeded quota: q, requested: count/jobs.batch=1', None, D.QUOTA),
+        (403, 'jobs.batch is forbidden: User "agent" cannot create resource "jobs"', None, D.PERMISSION),
+        (403, "namespace flows is being terminated", None, D.SETTINGS),
+        (404, 'namespaces "flows" not found', None, D.SETTINGS),
     ],
 )
 async def test_a_refused_job_is_the_flows_fault_or_waits(
-    scene: Scene, status: int, message: str, failure: FailureCode | None
+    scene: Scene, status: int, message: str, failure: FailureCode | None, delay: LaunchDelay | None
 ) -> None:
     agent = await scene.agent()
     scene.cluster.server.plant("POST", "/jobs", status, message=message)
     with pytest.raises(LaunchError) as caught:
         await scene.launch(agent)
-    assert caught.value.failure is failure
+    assert (caught.value.failure, caught.value.delay) == (failure, delay)
     assert caught.value.no_room == ("quota" in message or "terminated" in message)
     assert message in str(caught.value)
     assert await agent.list() == []

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents import container
 from heliograph_agents.exits import exit_of
 from heliograph_agents.launcher import ExitKind, InfraExit
 from heliograph_agents.launchers.ecs.aws import AwsRefusedError, refusal, unplaced
-from heliograph_agents.launchers.ecs.reasons import container_of, verdict
+from heliograph_agents.launchers.ecs.reasons import container_of, delay_in, verdict, waiting
 
 KILLED = 137
 MODULE = "heliograph_agents.container"
@@ -118,6 +118,45 @@ def test_what_may_pass_sends_the_run_back_and_the_rest_ends_it(code: str, messag
     assert (error.failure is None) is goes_back
     assert (error.retry_seconds > 0) is goes_back
     assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "delay"),
+    [
+        ("ThrottlingException", "Rate exceeded", LaunchDelay.THROTTLED),
+        ("ClientException", "You've reached the limit on the number of vCPUs", LaunchDelay.QUOTA),
+        ("ServerException", "Capacity is unavailable at this time.", LaunchDelay.NO_ROOM),
+        ("AccessDeniedException", "User is not authorized to perform ecs:RunTask", LaunchDelay.PERMISSION),
+        ("PlatformUnknownException", "no such platform", None),
+    ],
+)
+def test_what_sends_a_run_back_is_told_as_one_of_a_closed_list(
+    code: str, message: str, delay: LaunchDelay | None
+) -> None:
+    assert refusal("ECS refuses the task", AwsRefusedError(code, message)).delay is delay
+
+
+@pytest.mark.parametrize(
+    ("said", "delay"),
+    [
+        ("Capacity is unavailable at this time", LaunchDelay.NO_ROOM),
+        ("Timeout waiting for network interface provisioning to complete.", LaunchDelay.PLATFORM),
+        ("Rate exceeded while calling CreateNetworkInterface", LaunchDelay.THROTTLED),
+    ],
+)
+def test_a_task_that_never_began_says_as_much(said: str, delay: LaunchDelay) -> None:
+    task = {"stopCode": "TaskFailedToStart", "stoppedReason": said, "containers": [{"name": "flow"}]}
+    record = verdict(task, "flow", abandoned=False, stopped_by_us=False)
+    assert record.reason == FailureCode.LAUNCH_FAILED
+    assert delay_in(record.hint) is delay
+
+
+def test_a_task_waits_until_it_runs() -> None:
+    for status in ("PROVISIONING", "PENDING", "ACTIVATING"):
+        found = waiting({"lastStatus": status})
+        assert found is not None
+        assert (found.delay, status in found.hint) == (LaunchDelay.PREPARING, True)
+    assert [waiting(task) for task in ({"lastStatus": "RUNNING"}, {"lastStatus": "MISSING"}, None)] == [None] * 3
 
 
 def test_no_place_is_no_failure_of_the_run_but_a_place_that_cannot_be_is() -> None:

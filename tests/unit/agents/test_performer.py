@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from tests.unit.agents.test_tracker import CREDENTIALS, HANDLE, SPEC
 
+from heliograph.engine.codes import LaunchDelay
 from heliograph.exceptions import UnavailableError
 from heliograph_agents import performer as performer_module
 from heliograph_agents.launcher import LaunchError
@@ -83,13 +84,16 @@ async def test_what_every_heartbeat_asks_for_is_under_way_once(effect: Stop | Ac
 async def test_a_launch_that_raises_what_it_likes_gives_its_run_back(trouble: Exception) -> None:
     double = Double([trouble])
     double.go_on.set()
-    assert await over(double).perform(TRACKER, Launch(SPEC, CREDENTIALS)) == LaunchFailed(None)
+    assert await over(double).perform(TRACKER, Launch(SPEC, CREDENTIALS)) == LaunchFailed(
+        None, delay=LaunchDelay.AGENT
+    )  # fmt: skip
 
 
 async def test_a_launch_that_is_refused_says_why() -> None:
-    double = Double([LaunchError("full", retry_seconds=60.0)])
+    double = Double([LaunchError("full", retry_seconds=60.0, delay=LaunchDelay.NO_ROOM)])
     double.go_on.set()
-    assert await over(double).perform(TRACKER, Launch(SPEC, CREDENTIALS)) == LaunchFailed(None, 60.0)
+    told = await over(double).perform(TRACKER, Launch(SPEC, CREDENTIALS))
+    assert told == LaunchFailed(None, 60.0, delay=LaunchDelay.NO_ROOM)
 
 
 async def test_an_outbox_that_cannot_be_read_ends_its_shipping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.launcher import BundleSpec, Credentials, ExitKind, Handle, InfraExit, Liveness, RunSpec
 from heliograph_agents.tracker import (
     Accept,
@@ -36,6 +38,7 @@ from heliograph_agents.tracker import (
     tracker_step,
 )
 
+D = LaunchDelay
 RUN = "projects/p/flowRuns/r"
 SPEC = RunSpec(RUN, "projects/p/flows/f/versions/1", "calm-otter", 3, 1, "{}",
                BundleSpec("local", "/x", "sha256:0", "sha256:1", False, "3.11", ""), "sha256:2", 0)  # fmt: skip
@@ -64,7 +67,7 @@ LIVE = (Offered(SPEC), Accepted(SPEC, CREDENTIALS), Launched(HANDLE))
     [
         ((*LIVE, Observed(GOOD), Reported()), [Report(GOOD), Forget(HANDLE)], Phase.GONE),
         ((*LIVE, Observed(DIED), Shipped(), Reported()), [Ship(HANDLE), Report(DIED), Forget(HANDLE)], Phase.GONE),
-        ((*LIVE, Observed(NEVER), Released()), [Release(None, True), Forget(HANDLE)], Phase.GONE),
+        ((*LIVE, Observed(NEVER), Released()), [Release(None, True, delay=D.PLATFORM), Forget(HANDLE)], Phase.GONE),
         ((*LIVE, Asked.CANCEL, Observed(GOOD)), [Stop(HANDLE, False), Report(GOOD)], Phase.REPORTING),
         ((*LIVE, Asked.ABANDON, Observed(LOST)), [Stop(HANDLE, True), Report(LOST)], Phase.REPORTING),
         ((*LIVE, Asked.ABANDON, Observed(DIED)), [Stop(HANDLE, True), Report(DIED)], Phase.REPORTING),
@@ -95,7 +98,9 @@ def test_a_lease_that_is_refused_is_dropped() -> None:
 @pytest.mark.parametrize("back_off", [True, False])
 def test_a_lease_that_may_have_been_accepted_is_given_back(back_off: bool) -> None:
     tracker, done = play(Offered(SPEC), Unlaunched(back_off), Released())
-    assert (tracker.phase, done) == (Phase.GONE, [Accept(SPEC), Release(None, back_off)])
+    assert (tracker.phase, done) == (
+        Phase.GONE, [Accept(SPEC), Release(None, back_off, delay=D.UNCONFIRMED if back_off else None)]
+    )  # fmt: skip
 
 
 def test_what_the_agent_before_did_not_start_is_given_back_at_once() -> None:
@@ -111,8 +116,13 @@ def test_a_failed_launch_gives_the_run_back_or_crashes_it(failure: FailureCode |
 
 
 def test_a_launch_for_which_there_was_no_room_waits_as_long_as_it_says() -> None:
-    _, done = play(*LIVE[:2], LaunchFailed(None, 120.0))
-    assert done[2:] == [Release(None, back_off=True, seconds=120.0)]
+    _, done = play(*LIVE[:2], LaunchFailed(None, 120.0, delay=D.QUOTA))
+    assert done[2:] == [Release(None, back_off=True, seconds=120.0, delay=D.QUOTA)]
+
+
+def test_what_the_infrastructure_found_no_place_for_is_given_back_with_that() -> None:
+    _, done = play(*LIVE, Observed(replace(NEVER, delay=D.NO_ROOM)))
+    assert done[2:] == [Release(None, back_off=True, delay=D.NO_ROOM)]
 
 
 def test_what_had_no_image_is_reported_with_that_and_not_as_late() -> None:

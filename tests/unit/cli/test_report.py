@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from heliograph.api.v1 import flow_run_service_pb2, flow_service_pb2, states_pb2, task_run_service_pb2
+from heliograph.cli.delays import WORDS
 from heliograph.cli.report import failure_words, failures, gantt_lines, task_rows
 from heliograph.cli.states import parse_state, state_name
 from heliograph.cli.table import Cell
 from heliograph.cli.why import explanation_lines, lateness
 from heliograph.client.refs import task_labels
-from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.engine.codes import FailureCode, LaunchDelay, StateCode
 
 S = StateCode
 LABELS = ["extract", "clean", "load"]
@@ -131,6 +132,52 @@ def test_every_situation_has_words(situation: str) -> None:
     lines = explanation_lines(explanation(situation.removeprefix("SITUATION_")))
     assert lines[0].startswith("Run brave-otter ")
     assert lines[0].endswith(".")
+
+
+def waiting(situation: str, delay: LaunchDelay | None, state: StateCode = S.SCHEDULED, **fields: object) -> str:
+    """What is said of a run that has not begun."""
+    answer = explanation(situation, launch_delay=states_pb2.LaunchDelay.ValueType(delay or 0), **fields)
+    answer.flow_run.ClearField("start_time")
+    answer.flow_run.state = states_pb2.State.ValueType(state)
+    answer.flow_run.agent = "agents/berlin"
+    return "\n".join(explanation_lines(answer))
+
+
+@pytest.mark.parametrize("delay", LaunchDelay)
+def test_every_delay_has_words_of_its_own(delay: LaunchDelay) -> None:
+    what, advice = WORDS[delay]
+    assert f"It waits: {what}." in waiting("LAUNCHING", delay)
+    assert advice in waiting("LAUNCHING", delay)
+    assert [words for words, _ in WORDS.values()].count(what) == 1
+
+
+def test_a_run_that_was_put_back_says_why_how_often_and_until_when() -> None:
+    soon = Timestamp()
+    soon.FromDatetime(datetime.now(UTC) + timedelta(minutes=5))
+    text = waiting("PUT_BACK", LaunchDelay.QUOTA, put_back_count=3, next_try_time=soon)
+    assert text.startswith("Run brave-otter waits: it could not be launched, and is tried again.")
+    assert "berlin put it back 3 times: a quota of the infrastructure is used up." in text
+    assert "It is given out again in 5 min, at " in text
+    assert "raise the quota" in text
+    assert "The log of berlin says it to the word." in text
+    assert "berlin put it back twice." in waiting("PUT_BACK", None, put_back_count=2), "an older agent says no more"
+
+
+def test_what_a_run_waited_for_is_over_when_it_is_or_has_begun() -> None:
+    begun = explanation("RUNNING", launch_delay=states_pb2.LAUNCH_DELAY_QUOTA, put_back_count=1)
+    begun.flow_run.start_time.FromSeconds(1)
+    assert "quota" not in "\n".join(explanation_lines(begun))
+    never = waiting("FINISHED", LaunchDelay.QUOTA, S.CANCELLED, put_back_count=4)
+    assert "berlin put it back 4 times: a quota" in never
+    assert "raise the quota" not in never
+
+
+def test_a_run_held_after_a_restore_says_until_when() -> None:
+    soon = Timestamp()
+    soon.FromDatetime(datetime.now(UTC) + timedelta(minutes=2))
+    text = waiting("STARTING", None, next_try_time=soon)
+    assert "within seconds" not in text
+    assert "after the control plane was restored from a backup" in text
 
 
 def test_an_agent_that_does_not_fit_is_told_what_it_lacks() -> None:

@@ -32,7 +32,7 @@ from heliograph.api.v1 import (
 from heliograph.api.v1 import (
     token_service_pb2 as tokens_pb,
 )
-from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.engine.codes import FailureCode, LaunchDelay, StateCode
 from heliograph.exceptions import BY_REASON
 
 
@@ -58,9 +58,11 @@ def test_what_a_run_may_say_holds_no_field_for_results_defaults_or_code() -> Non
 def test_codes_of_the_engine_are_those_of_the_api() -> None:
     states = {name.removeprefix("STATE_"): number for name, number in states_pb2.State.items()}
     failures = {name.removeprefix("FAILURE_REASON_"): number for name, number in states_pb2.FailureReason.items()}
+    delays = {name.removeprefix("LAUNCH_DELAY_"): number for name, number in states_pb2.LaunchDelay.items()}
     reasons = {name.removeprefix("ERROR_REASON_") for name in dict(errors_pb2.ErrorReason.items())}
     assert states == {"UNSPECIFIED": 0} | {code.name: code.value for code in StateCode}
     assert failures == {"UNSPECIFIED": 0} | {code.name: code.value for code in FailureCode}
+    assert delays == {"UNSPECIFIED": 0} | {code.name: code.value for code in LaunchDelay}
     assert reasons == {"UNSPECIFIED", *BY_REASON}
 
 

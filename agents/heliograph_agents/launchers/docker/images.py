@@ -69,6 +69,7 @@ def _pull(engine: Engine, name: str, platform: str) -> str:
     repository, tag = split(name)
     registry, _ = docker.auth.resolve_repository_name(repository)
     trouble = ""
+    _log.info("pulling image %s", name)
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE_SECONDS * attempt)

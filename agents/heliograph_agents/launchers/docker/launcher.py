@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_in, exit_of
-from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec, Waiting
 from heliograph_agents.launchers.address import address_inside, certificates, settings_inside
 from heliograph_agents.launchers.docker import cleaning
 from heliograph_agents.launchers.docker.carried import carried
@@ -152,7 +152,7 @@ class DockerLauncher:
             # It may have been started all the same: the next look tells, and an attempt that is there stays one.
             if self._records.folder(handle).has("started"):
                 return handle
-            raise LaunchError(str(error)) from error
+            raise LaunchError(str(error), delay=LaunchDelay.UNREACHABLE) from error
         except EngineRefusedError as error:
             self._undo(handle)
             raise self._refused(error) from error
@@ -165,7 +165,7 @@ class DockerLauncher:
             raise LaunchError(str(error), FailureCode.LAUNCH_SETTINGS) from error
         except OSError as error:
             self._undo(handle)
-            raise LaunchError(f"the container's files cannot be made: {error}") from error
+            raise LaunchError(f"the container's files cannot be made: {error}", delay=LaunchDelay.AGENT) from error
         _log.info("%s runs in container %s of %s", plan.spec.flow_run, plan.name, image.reference)
         if self._options.show_logs:
             threading.Thread(target=repeat, args=(self._engine.follow(plan.name),), daemon=True).start()
@@ -175,7 +175,8 @@ class DockerLauncher:
         """True when that container is this attempt's, and has been started. One that was not is in the way."""
         labels = found["Config"].get("Labels") or {}
         if attempt_in(labels, name_of) != handle:
-            raise LaunchError(f"a container that is none of ours is named {handle.infrastructure}")
+            name = handle.infrastructure
+            raise LaunchError(f"a container that is none of ours is named {name}", delay=LaunchDelay.PLATFORM)
         if found["State"]["Status"] != "created":
             return True
         return not self._engine.remove(handle.infrastructure, force=False)
@@ -212,13 +213,18 @@ class DockerLauncher:
         failure = None if any(one in words for one in _PASSING) else FailureCode.LAUNCH_SETTINGS
         if "no such image" in words:
             failure = FailureCode.IMAGE_UNAVAILABLE
-        return LaunchError(f"Docker refuses the container: {error}", failure)
+        delay = LaunchDelay.STORAGE if "no space left" in words else LaunchDelay.PLATFORM
+        return LaunchError(f"Docker refuses the container: {error}", failure, delay=delay)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, then at the container."""
         return await self._under_way.inspect(handle, self._look)
+
+    def waits_for(self, handle: Handle) -> Waiting | None:  # noqa: ARG002 (as all launchers)
+        """Returns None: an image is there before its container is made, which starts at once."""
+        return None
 
     def _look(self, handle: Handle) -> Liveness | InfraExit:
         folder = self._records.folder(handle)

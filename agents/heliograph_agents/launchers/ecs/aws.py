@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.launcher import LaunchError
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -20,6 +20,7 @@ _THROTTLED = ("throttl", "rate exceeded", "too many requests", "too many concurr
               "slow down", "slowdown")  # fmt: skip
 _FULL = ("capacity is unavailable", "resource:", "reached the limit", "limitexceeded", "no container instances",
          "insufficient", "vcpu limit", "no private ip", "does not have enough free")  # fmt: skip
+_LIMITS = ("reached the limit", "limitexceeded", "vcpu limit")
 _CREDENTIALS = ("accessdenied", "not authorized", "unrecognizedclient", "expiredtoken", "invalidclienttokenid",
                 "invalidsignature", "optinrequired", "clusternotfound")  # fmt: skip
 
@@ -133,11 +134,12 @@ def refusal(what: str, error: AwsRefusedError) -> LaunchError:
     """Returns what a refused launch means for the run: back to the queue for a while, or its end."""
     message = f"{what}: {error}"
     if error.throttled:
-        return LaunchError(message, retry_seconds=THROTTLED_SECONDS, no_room=True)
+        return LaunchError(message, retry_seconds=THROTTLED_SECONDS, no_room=True, delay=LaunchDelay.THROTTLED)
     if error.says(_FULL):
-        return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True)
+        delay = LaunchDelay.QUOTA if error.says(_LIMITS) else LaunchDelay.NO_ROOM
+        return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True, delay=delay)
     if error.says(_CREDENTIALS):  # the agent's owner mends that; the run is not at fault
-        return LaunchError(message, retry_seconds=REFUSED_SECONDS)
+        return LaunchError(message, retry_seconds=REFUSED_SECONDS, delay=LaunchDelay.PERMISSION)
     return LaunchError(message, FailureCode.LAUNCH_SETTINGS)
 
 
@@ -150,4 +152,4 @@ def unplaced(failures: list[Mapping[str, Any]]) -> LaunchError:
     reasons = [str(one.get("reason", "")).upper() for one in failures]
     if any(reason.startswith(("ATTRIBUTE", "LOCATION", "MISSING", "INACTIVE")) for reason in reasons):
         return LaunchError(message, FailureCode.LAUNCH_SETTINGS)
-    return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True)
+    return LaunchError(message, retry_seconds=FULL_SECONDS, no_room=True, delay=LaunchDelay.NO_ROOM)

@@ -23,12 +23,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.exceptions import UnavailableError
 from heliograph.run_configs.ecs import parse_task_definition
 from heliograph.storage import LaunchSettings
 from heliograph_agents.exits import exit_of
-from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launcher import (
+    Credentials,
+    ExitKind,
+    Handle,
+    InfraExit,
+    LaunchError,
+    Liveness,
+    Plan,
+    RunSpec,
+    Waiting,
+)
 from heliograph_agents.launchers.address import address_inside, certificates, settings_inside
 from heliograph_agents.launchers.ecs.aws import Aws, AwsAwayError, AwsRefusedError, refusal, unplaced
 from heliograph_agents.launchers.ecs.definitions import Definitions
@@ -36,7 +46,7 @@ from heliograph_agents.launchers.ecs.logs import tail
 from heliograph_agents.launchers.ecs.network import Network
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.ecs.plan import PLACE, EcsPlan, Owner, definition_from, make_plan
-from heliograph_agents.launchers.ecs.reasons import container_of, gone, never_started, verdict
+from heliograph_agents.launchers.ecs.reasons import container_of, delay_in, gone, never_started, verdict, waiting
 from heliograph_agents.launchers.ecs.tasks import Tasks, Watch, handle_of
 from heliograph_agents.launchers.records import Records
 from heliograph_agents.launchers.under_way import UnderWay
@@ -176,7 +186,7 @@ class EcsLauncher:
         except AwsRefusedError as error:
             raise refusal("its task definition or network", error) from error
         except OSError as error:
-            raise LaunchError(str(error)) from error
+            raise LaunchError(str(error), delay=LaunchDelay.UNREACHABLE) from error
         return {"taskDefinition": name, **network}
 
     def _read(self, plan: EcsPlan) -> dict[str, Any]:
@@ -195,7 +205,7 @@ class EcsLauncher:
         try:
             tls, files = certificates(self._settings.tls, f"{PLACE}/offer")
         except OSError as error:
-            raise LaunchError(f"the certificates cannot be read: {error}") from error
+            raise LaunchError(f"the certificates cannot be read: {error}", delay=LaunchDelay.AGENT) from error
         settings = replace(self._settings, tls=tls)
         record = LaunchRecord(plan.spec, settings, credentials.incarnation, credentials.renew_every_seconds)
         seconds = (plan.start_timeout_seconds or self._start_timeout) + 60.0
@@ -219,7 +229,7 @@ class EcsLauncher:
             self._records.plan(handle)
             self._records.mark(handle, "started")
         except OSError as error:
-            raise LaunchError(f"the attempt cannot be noted: {error}") from error
+            raise LaunchError(f"the attempt cannot be noted: {error}", delay=LaunchDelay.AGENT) from error
         try:
             answer = self._tasks.run(arguments)
         except AwsRefusedError as error:
@@ -230,7 +240,7 @@ class EcsLauncher:
             self._definitions.forget(str(prepared["taskDefinition"]))
             if not plan.definition_name and error.says(("definition is inactive", "definition not found")):
                 # Somebody took it away. The next launch registers it again.
-                raise LaunchError(str(error), retry_seconds=AGAIN_SECONDS) from error
+                raise LaunchError(str(error), retry_seconds=AGAIN_SECONDS, delay=LaunchDelay.PLATFORM) from error
             raise refusal("ECS refuses the task", error) from error
         except AwsAwayError as error:
             # It may have been started all the same: the next looks tell, and a task that is there stays one.
@@ -254,7 +264,15 @@ class EcsLauncher:
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, then at what ECS says."""
-        return await self._under_way.inspect(handle, self._look)
+        found = await self._under_way.inspect(handle, self._look)
+        if isinstance(found, InfraExit) and found.kind is ExitKind.NEVER_STARTED:
+            return replace(found, delay=delay_in(found.hint))
+        return found
+
+    def waits_for(self, handle: Handle) -> Waiting | None:
+        """Says how far ECS is with its task."""
+        arn, _ = self._arns.get(handle.infrastructure, ("", handle))
+        return waiting(self._tasks.seen(arn, float("inf")) if arn else None)
 
     def _look(self, handle: Handle) -> Liveness | InfraExit:
         folder = self._records.folder(handle)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from heliograph.engine.codes import FailureCode, StateCode
+from heliograph.engine.codes import FailureCode, LaunchDelay, StateCode
 from heliograph_agents import container as codes
+from heliograph_agents.launcher import Waiting
 from heliograph_agents.launchers.exit_codes import signal_of, why
 from heliograph_agents.run_directory import ExitRecord
 
@@ -66,6 +67,24 @@ def gone() -> ExitRecord:
 def never_started(why: str) -> ExitRecord:
     """Returns what is said of an attempt that has no task."""
     return _record(None, None, FailureCode.LAUNCH_FAILED, why, 0)
+
+
+def delay_in(hint: str) -> LaunchDelay:
+    """Returns what the control plane is told of a task that never began, from what is said of it."""
+    text = hint.lower()
+    if "throttl" in text or "rate exceeded" in text:
+        return LaunchDelay.THROTTLED
+    if any(word in text for word in ("capacity", "insufficient", "no private ip")):
+        return LaunchDelay.NO_ROOM
+    return LaunchDelay.PLATFORM
+
+
+def waiting(task: Mapping[str, Any] | None) -> Waiting | None:
+    """Returns why a task has not begun; None for one that runs, or is not known."""
+    status = str((task or {}).get("lastStatus") or "")
+    if status in ("PROVISIONING", "PENDING", "ACTIVATING"):
+        return Waiting(LaunchDelay.PREPARING, f"its task is {status}")
+    return None
 
 
 def container_of(task: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -21,9 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from heliograph.client.cluster import Access
+from heliograph.engine.codes import LaunchDelay
 from heliograph.exceptions import UnavailableError
 from heliograph.storage import LaunchSettings
-from heliograph_agents.launcher import Credentials, Handle, InfraExit, LaunchError, Liveness, Plan, RunSpec
+from heliograph_agents.launcher import (
+    Credentials,
+    ExitKind,
+    Handle,
+    InfraExit,
+    LaunchError,
+    Liveness,
+    Plan,
+    RunSpec,
+    Waiting,
+)
 from heliograph_agents.launchers.address import settings_inside
 from heliograph_agents.launchers.kubernetes import cleaning, names, phases
 from heliograph_agents.launchers.kubernetes.api import Api, ApiAwayError, ApiRefusedError
@@ -146,7 +157,7 @@ class KubernetesLauncher:
         except ApiAwayError as error:
             # Without an offer nothing begins: should the Job be there, the next look finds and removes it.
             self._records.remove(handle)
-            raise LaunchError(str(error)) from error
+            raise LaunchError(str(error), delay=LaunchDelay.UNREACHABLE) from error
         except ApiRefusedError as error:
             self._records.remove(handle)
             raise refused(error, namespace) from error
@@ -154,7 +165,7 @@ class KubernetesLauncher:
             self._records.remove(handle)
             raise
         except OSError as error:
-            raise LaunchError(f"the attempt cannot be noted: {error}") from error
+            raise LaunchError(f"the attempt cannot be noted: {error}", delay=LaunchDelay.AGENT) from error
         self._view.note("jobs", "ADDED", job)
         self._offering.begin(handle, job, record, credentials.run_token)
         _log.info("%s runs in Job %s", plan.spec.flow_run, handle.infrastructure)
@@ -173,14 +184,22 @@ class KubernetesLauncher:
             raise ApiAwayError(f"Job {name} was there, and is not any more")
         labels = found["metadata"].get("labels") or {}
         if names.handle_of(found) != handle or labels.get(f"{LABEL}agent") != self._owner.pool:
-            raise LaunchError(f"a Job that is none of this agent's is named {handle.infrastructure}")
+            message = f"a Job that is none of this agent's is named {handle.infrastructure}"
+            raise LaunchError(message, delay=LaunchDelay.PLATFORM)
         return found
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at what is known of its end, at the view, and where that says that it has ended, at the cluster."""
-        return await self._under_way.inspect(handle, self._looks.look)
+        found = await self._under_way.inspect(handle, self._looks.look)
+        if isinstance(found, InfraExit) and found.kind is ExitKind.NEVER_STARTED:
+            return replace(found, delay=phases.delay_in(found.hint))
+        return found
+
+    def waits_for(self, handle: Handle) -> Waiting | None:
+        """Says what the cluster said of its pod, or of why it has none, at the last look."""
+        return self._looks.waits_for(handle)
 
     def _list(self) -> None:
         for namespace in self._namespaces:

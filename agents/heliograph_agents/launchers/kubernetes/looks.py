@@ -13,7 +13,7 @@ from typing import Any
 
 from heliograph.engine.codes import FailureCode
 from heliograph_agents.exits import exit_of
-from heliograph_agents.launcher import Handle, InfraExit, Liveness
+from heliograph_agents.launcher import Handle, InfraExit, Liveness, Waiting
 from heliograph_agents.launchers.kubernetes import names, offer, phases
 from heliograph_agents.launchers.kubernetes.api import Api
 from heliograph_agents.launchers.kubernetes.offering import Offering
@@ -30,6 +30,9 @@ _log = logging.getLogger("heliograph.agent")
 
 EVENT_SECONDS = 10.0
 """How often the events of a Job without a pod are read."""
+
+SLOW_SECONDS = 60.0
+"""Waiting time from which on the events of a pod are read that is in no trouble by its own word."""
 
 
 class Looks:
@@ -54,6 +57,8 @@ class Looks:
         self._patients = Patients(options)
         self._events: dict[str, tuple[float, Trouble | None]] = {}
         self._followed: set[str] = set()
+        self._waits: dict[str, Waiting] = {}
+        self._waiting_since: dict[str, float] = {}
 
     def look(self, handle: Handle) -> Liveness | InfraExit:
         """Says what is there. An end is written down, so that it stays the same when Job and pod are gone.
@@ -71,6 +76,7 @@ class Looks:
             seen = judge(job, pods)
         if seen.stage is Stage.RUNNING:
             self._patients.better(name)
+            self._begun(name)
             self._show(handle, seen)
             return Liveness.STARTING
         if seen.stage is Stage.WAITING:
@@ -78,6 +84,10 @@ class Looks:
             self._while_waiting(handle, job, seen)
             return Liveness.STARTING
         return self._settle(handle, self._ended(handle, job, pods, seen), lingers=seen.lingers)
+
+    def waits_for(self, handle: Handle) -> Waiting | None:
+        """Says why an attempt had not begun at the last look; None when it had."""
+        return self._waits.get(handle.infrastructure)
 
     def _ask(self, handle: Handle) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Returns the Job and the pods that there are, and those that were, after a look at the cluster."""
@@ -108,6 +118,10 @@ class Looks:
         trouble = seen.trouble
         if trouble is None and not seen.pod:
             trouble = self._events_of(name, str(job["metadata"]["uid"]))
+        told, now = trouble, time.monotonic()
+        if told is None and seen.pod and now >= self._waiting_since.setdefault(name, now) + SLOW_SECONDS:
+            told = self.trouble_of(handle)  # as a volume that cannot be mounted, which its events alone tell
+        self._waits[name] = phases.waiting(job, seen.pod, told)
         if self._patients.is_hopeless(name, trouble):
             assert trouble is not None
             self._removals.give_up(handle, trouble)
@@ -177,7 +191,13 @@ class Looks:
         self._removals.forget(name)
         self._events.pop(name, None)
         self._followed.discard(name)
+        self._begun(name)
         return found
+
+    def _begun(self, name: str) -> None:
+        """An attempt waits no more."""
+        self._waits.pop(name, None)
+        self._waiting_since.pop(name, None)
 
     def _show(self, handle: Handle, seen: Judgement) -> None:
         """Repeats what a container prints on the agent's own output, where that is wanted."""

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.launcher import Handle
 from heliograph_agents.launchers.kubernetes import names, offer, phases
 from heliograph_agents.launchers.kubernetes.api import Api, ApiRefusedError
@@ -89,7 +89,8 @@ class Offering:
                 if until < limit and not self._is_wanted(handle, job):
                     return True
             except ApiRefusedError as error:
-                trouble = Trouble(FailureCode.LAUNCH_FAILED, f"its Secret: {error}", Patience.NONE)
+                hint = f"its Secret: {error}"
+                trouble = Trouble(FailureCode.LAUNCH_FAILED, hint, Patience.NONE, LaunchDelay.PERMISSION)
                 with contextlib.suppress(OSError):  # what cannot be removed now is by the next look
                     self._removals.give_up(handle, trouble)
                 return True

@@ -13,9 +13,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph_agents.container import EXIT_STARTED_BEFORE, EXIT_WITHDRAWN
 from heliograph_agents.exits import exit_in
+from heliograph_agents.launcher import Waiting
 from heliograph_agents.launchers.exit_codes import signal_of, why
 from heliograph_agents.launchers.kubernetes.names import CONTAINER
 from heliograph_agents.run_directory import ExitRecord
@@ -52,11 +53,13 @@ class Trouble:
         failure: What to report when it does not pass.
         hint: A sentence.
         patience: How long it may last.
+        delay: What the control plane is told while it lasts.
     """
 
     failure: FailureCode
     hint: str
     patience: Patience
+    delay: LaunchDelay
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ _DISRUPTIONS = {
     "DeletionByPodGC": (FailureCode.NODE_LOST, "its node is gone"),
     "TerminationByKubelet": (FailureCode.EVICTED, "its node ended its pod"),
 }
+_NOT_TAKEN = "its node did not take its pod"
 _LATE = "it took longer than its Job's activeDeadlineSeconds"
 _START_REASONS = ("ContainerCannotRun", "StartError")
 
@@ -207,7 +211,7 @@ def _never_ran(pod: Json) -> ExitRecord:
     if reason in ("Evicted", "Preempting"):
         return _died(FailureCode.EVICTED, f"its node evicted its pod{said}")
     if reason in _UNADMITTED or reason.startswith("OutOf"):
-        return _died(FailureCode.LAUNCH_FAILED, f"its node did not take its pod ({reason}){said}", died=False)
+        return _died(FailureCode.LAUNCH_FAILED, f"{_NOT_TAKEN} ({reason}){said}", died=False)
     if reason in _NODE:
         return _died(FailureCode.NODE_LOST, f"its node is gone ({reason}){said}")
     if reason == "DeadlineExceeded":
@@ -257,30 +261,32 @@ def _trouble(pod: Json) -> Trouble | None:
             return found
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") in ("Unschedulable", "SchedulingGated"):
-        said = scheduled.get("message") or scheduled["reason"]
-        return Trouble(FailureCode.NO_CAPACITY, f"no node takes its pod: {said}", Patience.START)
+        said = str(scheduled.get("message") or scheduled["reason"])
+        delay = LaunchDelay.HELD if scheduled["reason"] == "SchedulingGated" else _unscheduled(said)
+        return Trouble(FailureCode.NO_CAPACITY, f"no node takes its pod: {said}", Patience.START, delay)
     return None
 
 
 def _of_waiting(name: str, reason: str, message: str) -> Trouble | None:
     said = f"{reason}: {message}" if message else reason
     if reason == "InvalidImageName":
-        return Trouble(FailureCode.IMAGE_UNAVAILABLE, f"container {name}: {said}", Patience.NONE)
+        return Trouble(FailureCode.IMAGE_UNAVAILABLE, f"container {name}: {said}", Patience.NONE, LaunchDelay.IMAGE)
     if reason in _IMAGE:
-        return Trouble(FailureCode.IMAGE_UNAVAILABLE, f"container {name}: {said}", Patience.IMAGE)
+        return Trouble(FailureCode.IMAGE_UNAVAILABLE, f"container {name}: {said}", Patience.IMAGE, LaunchDelay.IMAGE)
     if reason in _CONFIG:
-        return Trouble(FailureCode.LAUNCH_SETTINGS, f"container {name}: {said}", Patience.CONFIG)
+        return Trouble(FailureCode.LAUNCH_SETTINGS, f"container {name}: {said}", Patience.CONFIG, LaunchDelay.SETTINGS)
     return None
 
 
 def _while_running(pod: Json) -> Trouble | None:
     """Returns a remark on what runs: nothing is done about it here."""
     if _condition(pod, "Ready").get("reason") == "NodeLost" or _status(pod).get("reason") == "NodeLost":
-        return Trouble(FailureCode.NODE_LOST, "its node does not answer", Patience.START)
+        return Trouble(FailureCode.NODE_LOST, "its node does not answer", Patience.START, LaunchDelay.PLATFORM)
     return None
 
 
 _QUOTA = ("exceeded quota", "forbidden: exceeded", "failed quota", "insufficient quota")
+_FAILED = {"FailedMount": LaunchDelay.STORAGE, "FailedAttachVolume": LaunchDelay.STORAGE}
 _HOPELESS = ("is invalid", "no priorityclass", "violates podsecurity", "unable to validate against any",
              "denied the request", "runtimeclass")  # fmt: skip
 
@@ -296,14 +302,45 @@ def trouble_in(events: Iterable[Json]) -> Trouble | None:
     if reason == "FailedCreate":
         if any(one in words for one in _QUOTA):
             hint = f"the namespace's quota is used up: {message}"
-            return Trouble(FailureCode.NO_CAPACITY, hint, Patience.START)
+            return Trouble(FailureCode.NO_CAPACITY, hint, Patience.START, LaunchDelay.QUOTA)
         if any(one in words for one in _HOPELESS) or "forbidden" in words or "not found" in words:
-            return Trouble(FailureCode.LAUNCH_SETTINGS, f"the cluster refuses its pod: {message}", Patience.CONFIG)
-        return Trouble(FailureCode.LAUNCH_FAILED, f"the cluster makes no pod: {message}", Patience.START)
+            hint = f"the cluster refuses its pod: {message}"
+            return Trouble(FailureCode.LAUNCH_SETTINGS, hint, Patience.CONFIG, LaunchDelay.SETTINGS)
+        hint = f"the cluster makes no pod: {message}"
+        return Trouble(FailureCode.LAUNCH_FAILED, hint, Patience.START, LaunchDelay.PLATFORM)
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedScheduling", "Failed"):
         failure = FailureCode.NO_CAPACITY if reason == "FailedScheduling" else FailureCode.LAUNCH_SETTINGS
-        return Trouble(failure, f"{reason}: {message}", Patience.START)
+        delay = _unscheduled(message) if reason == "FailedScheduling" else _FAILED.get(reason, LaunchDelay.PLATFORM)
+        return Trouble(failure, f"{reason}: {message}", Patience.START, delay)
     return None
+
+
+def _unscheduled(message: str) -> LaunchDelay:
+    return LaunchDelay.STORAGE if "persistentvolumeclaim" in message.lower() else LaunchDelay.NO_ROOM
+
+
+def delay_in(hint: str) -> LaunchDelay:
+    """Returns what the control plane is told of a pod that never ran, from what is said of it."""
+    if hint.startswith("its Secret: "):
+        return LaunchDelay.PERMISSION
+    return LaunchDelay.NO_ROOM if hint.startswith(_NOT_TAKEN) else LaunchDelay.PLATFORM
+
+
+def waiting(job: Json | None, pod: str, trouble: Trouble | None) -> Waiting:
+    """Returns why an attempt has not begun.
+
+    Args:
+        job: Its Job; None when it is not known.
+        pod: Name of its pod; empty when there is none.
+        trouble: What is wrong, when that is known.
+    """
+    if trouble is not None:
+        return Waiting(trouble.delay, trouble.hint)
+    if job is not None and (
+        (job.get("spec") or {}).get("suspend") or _condition(job, "Suspended").get("status") == "True"
+    ):
+        return Waiting(LaunchDelay.HELD, "its Job is suspended")
+    return Waiting(LaunchDelay.PREPARING, f"pod {pod} is being made ready" if pod else "it has no pod yet")
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heliograph.engine.codes import FailureCode
+from heliograph.engine.codes import FailureCode, LaunchDelay
 from heliograph.storage import LaunchSettings
 from heliograph_agents import control_groups, processes
 from heliograph_agents.control_groups import Group, Limits
@@ -27,6 +27,7 @@ from heliograph_agents.launcher import (
     Plan,
     PlanFacts,
     RunSpec,
+    Waiting,
 )
 from heliograph_agents.launchers.local.environments import Environment, Probes, check
 from heliograph_agents.launchers.local.options import LocalOptions
@@ -167,7 +168,7 @@ class LocalLauncher:
             directory = RunDirectory.create(self._runs, record, credentials.run_token)
         except OSError as error:
             # A full disk is this host's trouble, not the run's: it goes back, and the agent takes a rest.
-            raise LaunchError(f"the run directory cannot be written: {error}") from error
+            raise LaunchError(f"the run directory cannot be written: {error}", delay=LaunchDelay.AGENT) from error
         if directory is None:
             return handle  # launched before: by this agent, or the one before it
         try:
@@ -177,7 +178,7 @@ class LocalLauncher:
             found = await self.inspect(handle)
             if isinstance(found, InfraExit) and found.kind is ExitKind.NEVER_STARTED:
                 directory.remove()
-                raise LaunchError(f"no supervisor could be started: {error}") from error
+                raise LaunchError(f"no supervisor could be started: {error}", delay=LaunchDelay.AGENT) from error
             return handle
         self._started[handle.infrastructure] = supervisor
         self._known.add(handle.infrastructure)
@@ -322,6 +323,10 @@ class LocalLauncher:
             found.append(Handle(spec.flow_run, spec.epoch, directory.path.name))
             self._known.add(directory.path.name)
         return found
+
+    def waits_for(self, handle: Handle) -> Waiting | None:  # noqa: ARG002 (as all launchers)
+        """Returns None: a process of this host waits for nothing."""
+        return None
 
     async def outbox(self, handle: Handle) -> Path | None:
         """Returns the folder with what the supervisor did not ship."""

@@ -66,12 +66,14 @@ class HeldRun:
         epoch: Its epoch.
         renew: Its supervisor has not been heard of yet.
         project: Where the agent says that the run is; empty means anywhere.
+        waits_for: What its infrastructure waits for: number of a launch delay, 0 for none.
     """
 
     run_id: str
     epoch: int
     renew: bool
     project: str = ""
+    waits_for: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ class FlowRun:
         presumed_dead: It is Crashed because nothing was heard of it, without proof: its own late end still counts.
         late_micros: How long past its scheduled time it is without having started.
         heard_micros: When its writer or its agent last vouched for it.
+        ready_micros: From when on it is given out; 0 for a run that does not wait in the queue.
+        launch_delay: Why it has not started although an agent took it: number of a launch delay, 0 for none.
+        put_backs: How often agents have put it back without having launched it.
     """
 
     run_id: str
@@ -71,6 +74,9 @@ class FlowRun:
     counts: tuple[tuple[StateCode, int], ...]
     cancel_requested: bool
     heard_micros: int
+    ready_micros: int = 0
+    launch_delay: int = 0
+    put_backs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -477,12 +477,15 @@ class ReleaseFlowRunRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     BACK_OFF_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """`agents/{agent}`."""
     flow_run: _builtins.str
     """`projects/{project}/flowRuns/{flow_run}`."""
     epoch: _builtins.int
     """Epoch of the lease."""
+    delay: _states_pb2.LaunchDelay.ValueType
+    """Why it was not launched."""
     @_builtins.property
     def failure(self) -> _states_pb2.Failure:
         """Set when trying again is of no use: the run becomes Crashed."""
@@ -499,10 +502,11 @@ class ReleaseFlowRunRequest(_message.Message):
         epoch: _builtins.int = ...,
         failure: _states_pb2.Failure | None = ...,
         back_off: _duration_pb2.Duration | None = ...,
+        delay: _states_pb2.LaunchDelay.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["back_off", b"back_off", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "back_off", b"back_off", "epoch", b"epoch", "failure", b"failure", "flow_run", b"flow_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "back_off", b"back_off", "delay", b"delay", "epoch", b"epoch", "failure", b"failure", "flow_run", b"flow_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,22 +521,26 @@ class HeldRun(_message.Message):
     FLOW_RUN_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     flow_run: _builtins.str
     """`projects/{project}/flowRuns/{flow_run}`."""
     epoch: _builtins.int
     """Its epoch."""
     renew: _builtins.bool
     """True to renew its lease: its supervisor has not been heard of yet."""
+    waits_for: _states_pb2.LaunchDelay.ValueType
+    """What its infrastructure waits for, while it has not begun."""
     def __init__(
         self,
         *,
         flow_run: _builtins.str = ...,
         epoch: _builtins.int = ...,
         renew: _builtins.bool = ...,
+        waits_for: _states_pb2.LaunchDelay.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "flow_run", b"flow_run", "renew", b"renew"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "flow_run", b"flow_run", "renew", b"renew", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,10 @@ class _SituationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Situation.V
     """It is being cancelled."""
     SITUATION_FINISHED: _Situation.ValueType  # 10
     """It finished."""
+    SITUATION_PUT_BACK: _Situation.ValueType  # 11
+    """An agent took it, could not launch it and put it back: it waits until `next_try_time`."""
+    SITUATION_LAUNCHING: _Situation.ValueType  # 12
+    """An agent launches it, or has, and it has not begun. `launch_delay` says what it waits for, where that is known."""
 
 class Situation(_Situation, metaclass=_SituationEnumTypeWrapper):
     """In which situation a run is."""
@@ -77,6 +81,10 @@ SITUATION_CANCELLING: Situation.ValueType  # 9
 """It is being cancelled."""
 SITUATION_FINISHED: Situation.ValueType  # 10
 """It finished."""
+SITUATION_PUT_BACK: Situation.ValueType  # 11
+"""An agent took it, could not launch it and put it back: it waits until `next_try_time`."""
+SITUATION_LAUNCHING: Situation.ValueType  # 12
+"""An agent launches it, or has, and it has not begun. `launch_delay` says what it waits for, where that is known."""
 Global___Situation: _TypeAlias = Situation  # noqa: Y015
 
 @_typing.final
@@ -637,10 +645,17 @@ class ExplainFlowRunResponse(_message.Message):
     FAILED_TASK_RUNS_FIELD_NUMBER: _builtins.int
     REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
     REQUIRED_HOST_FIELD_NUMBER: _builtins.int
+    LAUNCH_DELAY_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_TIME_FIELD_NUMBER: _builtins.int
+    PUT_BACK_COUNT_FIELD_NUMBER: _builtins.int
     situation: Global___Situation.ValueType
     """Its situation."""
     required_host: _builtins.str
     """Host that it needs; empty means any."""
+    launch_delay: _states_pb2.LaunchDelay.ValueType
+    """Why it has not started although an agent took it: what its agent told last."""
+    put_back_count: _builtins.int
+    """How often agents have put it back without having launched it."""
     @_builtins.property
     def flow_run(self) -> Global___FlowRun:
         """The run."""
@@ -657,6 +672,10 @@ class ExplainFlowRunResponse(_message.Message):
     def required_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that it needs."""
 
+    @_builtins.property
+    def next_try_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it is given out to agents, where that is later than its scheduled time and has not come."""
+
     def __init__(
         self,
         *,
@@ -666,10 +685,13 @@ class ExplainFlowRunResponse(_message.Message):
         failed_task_runs: _abc.Iterable[_task_run_service_pb2.TaskRun] | None = ...,
         required_labels: _abc.Iterable[_builtins.str] | None = ...,
         required_host: _builtins.str = ...,
+        launch_delay: _states_pb2.LaunchDelay.ValueType = ...,
+        next_try_time: _timestamp_pb2.Timestamp | None = ...,
+        put_back_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["flow_run", b"flow_run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flow_run", b"flow_run", "next_try_time", b"next_try_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "failed_task_runs", b"failed_task_runs", "flow_run", b"flow_run", "required_host", b"required_host", "required_labels", b"required_labels", "situation", b"situation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "failed_task_runs", b"failed_task_runs", "flow_run", b"flow_run", "launch_delay", b"launch_delay", "next_try_time", b"next_try_time", "put_back_count", b"put_back_count", "required_host", b"required_host", "required_labels", b"required_labels", "situation", b"situation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -255,6 +255,76 @@ FAILURE_REASON_SIGNATURE: FailureReason.ValueType  # 31
 """The bundle's signature is missing, foreign or wrong."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
+class _LaunchDelay:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LaunchDelayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaunchDelay.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAUNCH_DELAY_UNSPECIFIED: _LaunchDelay.ValueType  # 0
+    """Not known."""
+    LAUNCH_DELAY_NO_ROOM: _LaunchDelay.ValueType  # 1
+    """The infrastructure has no free place that fits."""
+    LAUNCH_DELAY_QUOTA: _LaunchDelay.ValueType  # 2
+    """A quota or limit of the infrastructure is used up."""
+    LAUNCH_DELAY_THROTTLED: _LaunchDelay.ValueType  # 3
+    """The infrastructure asks for fewer calls."""
+    LAUNCH_DELAY_IMAGE: _LaunchDelay.ValueType  # 4
+    """Its image cannot be fetched."""
+    LAUNCH_DELAY_STORAGE: _LaunchDelay.ValueType  # 5
+    """A disk or volume is full, missing or not attached."""
+    LAUNCH_DELAY_SETTINGS: _LaunchDelay.ValueType  # 6
+    """Something that its launch settings name is missing, or does not start."""
+    LAUNCH_DELAY_PERMISSION: _LaunchDelay.ValueType  # 7
+    """The infrastructure refuses the agent's credentials."""
+    LAUNCH_DELAY_UNREACHABLE: _LaunchDelay.ValueType  # 8
+    """The infrastructure does not answer the agent."""
+    LAUNCH_DELAY_PLATFORM: _LaunchDelay.ValueType  # 9
+    """The infrastructure failed to start it, and may not at another time."""
+    LAUNCH_DELAY_AGENT: _LaunchDelay.ValueType  # 10
+    """The agent's own host could not do its part."""
+    LAUNCH_DELAY_UNCONFIRMED: _LaunchDelay.ValueType  # 11
+    """The agent got no usable answer when it confirmed its lease."""
+    LAUNCH_DELAY_PREPARING: _LaunchDelay.ValueType  # 12
+    """Nothing is wrong: its place is being made ready, or its image fetched."""
+    LAUNCH_DELAY_HELD: _LaunchDelay.ValueType  # 13
+    """The infrastructure holds it back until somebody, or a queue of its own, lets it go."""
+
+class LaunchDelay(_LaunchDelay, metaclass=_LaunchDelayEnumTypeWrapper):
+    """Why a run has not started that an agent took, from a closed list. The infrastructure's own words stay in the agent's
+    log.
+    """
+
+LAUNCH_DELAY_UNSPECIFIED: LaunchDelay.ValueType  # 0
+"""Not known."""
+LAUNCH_DELAY_NO_ROOM: LaunchDelay.ValueType  # 1
+"""The infrastructure has no free place that fits."""
+LAUNCH_DELAY_QUOTA: LaunchDelay.ValueType  # 2
+"""A quota or limit of the infrastructure is used up."""
+LAUNCH_DELAY_THROTTLED: LaunchDelay.ValueType  # 3
+"""The infrastructure asks for fewer calls."""
+LAUNCH_DELAY_IMAGE: LaunchDelay.ValueType  # 4
+"""Its image cannot be fetched."""
+LAUNCH_DELAY_STORAGE: LaunchDelay.ValueType  # 5
+"""A disk or volume is full, missing or not attached."""
+LAUNCH_DELAY_SETTINGS: LaunchDelay.ValueType  # 6
+"""Something that its launch settings name is missing, or does not start."""
+LAUNCH_DELAY_PERMISSION: LaunchDelay.ValueType  # 7
+"""The infrastructure refuses the agent's credentials."""
+LAUNCH_DELAY_UNREACHABLE: LaunchDelay.ValueType  # 8
+"""The infrastructure does not answer the agent."""
+LAUNCH_DELAY_PLATFORM: LaunchDelay.ValueType  # 9
+"""The infrastructure failed to start it, and may not at another time."""
+LAUNCH_DELAY_AGENT: LaunchDelay.ValueType  # 10
+"""The agent's own host could not do its part."""
+LAUNCH_DELAY_UNCONFIRMED: LaunchDelay.ValueType  # 11
+"""The agent got no usable answer when it confirmed its lease."""
+LAUNCH_DELAY_PREPARING: LaunchDelay.ValueType  # 12
+"""Nothing is wrong: its place is being made ready, or its image fetched."""
+LAUNCH_DELAY_HELD: LaunchDelay.ValueType  # 13
+"""The infrastructure holds it back until somebody, or a queue of its own, lets it go."""
+Global___LaunchDelay: _TypeAlias = LaunchDelay  # noqa: Y015
+
 @_typing.final
 class Frame(_message.Message):
     """One frame of a traceback, without source text."""
