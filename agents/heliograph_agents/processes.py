@@ -33,6 +33,8 @@ def _libc() -> ctypes.CDLL:
 def preload() -> None:
     """Loads what a forked child will call, so that no child pays for it."""
     if LINUX:
+        import resource  # noqa: F401 (a library of its own, which would be read from disk before each flow)
+
         _libc()
 
 
