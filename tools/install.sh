@@ -81,16 +81,27 @@ case "${1:-}" in
     command -v docker-registry >/dev/null || missing+=(docker-registry)
     PATH=$PATH:/usr/sbin command -v nginx >/dev/null || missing+=(nginx-light) # Git over HTTP
     PATH=$PATH:/usr/sbin command -v fcgiwrap >/dev/null || missing+=(fcgiwrap)
+    PATH=$PATH:/usr/sbin command -v sshd >/dev/null || missing+=(openssh-server) # Git and Docker by ssh
     command -v busybox >/dev/null || missing+=(busybox-static)
     PATH=$PATH:/usr/sbin command -v ip >/dev/null || missing+=(iproute2)
     command -v cc >/dev/null || missing+=(gcc libc6-dev) # failing disks are a library that the tests compile
     command -v npm >/dev/null || missing+=(nodejs npm) # Azurite, and what GitHub says of its API
     if [ ${#missing[@]} -gt 0 ]; then
-      if command -v apt-get >/dev/null; then apt_install "${missing[@]}"; else
+      if command -v apt-get >/dev/null; then
+        # The tests start sshd themselves: the machine is not to become a server that people log in to.
+        guarded=
+        [[ " ${missing[*]} " == *" openssh-server "* && -d /run/systemd/system ]] && guarded=1
+        [ -z "$guarded" ] || as_root systemctl mask --quiet --runtime ssh.service ssh.socket
+        apt_install "${missing[@]}"
+        [ -z "$guarded" ] || as_root systemctl unmask --quiet --runtime ssh.service ssh.socket
+        [ -z "$guarded" ] || as_root systemctl disable --quiet ssh.service ssh.socket
+      else
         echo "The tests need: ${missing[*]}. Install them with this system's package manager." >&2
         exit 1
       fi
     fi
+    # What Docker by ssh runs where the engine is: newer Debians have it in a package of its own.
+    command -v docker >/dev/null || ! command -v apt-get >/dev/null || apt_install docker-cli
     fetch_npm octokit/openapi 23.0.2 package/LICENSE package/generated/api.github.com.json
     fetch_npm octokit/fixtures 23.1.2 package/LICENSE.md package/scenarios
     # Azure's storage for tests comes from npm, pinned here; the newest ones need a newer Node.js than Debian has.

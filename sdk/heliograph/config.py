@@ -140,7 +140,9 @@ class StorageConfig:
         "Size of the cache of fetched bundles; the ones unused longest go first.", 2 * 1024**3
     )
     tokens: tuple[str, ...] = _doc(
-        "Which secret is the login at which host, `git.example.org=GIT_TOKEN`; a host may have a path's beginning.", ()
+        "Which secret is the login at which host, `git.example.org=GIT_TOKEN`; a host may have a path's beginning. "
+        "`ssh://git.example.org=KEY` is a private key for ssh.",
+        (),
     )
     git_protocols: tuple[str, ...] = _doc(
         "Protocols that Git storage may use: https, ssh, http, file. http to this machine is always allowed.",

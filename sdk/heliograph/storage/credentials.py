@@ -12,10 +12,11 @@ from heliograph.exceptions import ConfigurationError, SecretNotFoundError, Stora
 __all__ = ["bound_secret", "secret_text"]
 
 
-def bound_secret(host: str, path: str = "") -> str:
+def bound_secret(host: str, path: str = "", *, scheme: str = "") -> str:
     """Returns the name of the secret for a server, or for what begins with `path` there; empty when there is none.
 
-    The longest binding that fits wins.
+    The longest binding that fits wins. One that has a scheme, `ssh://host`, is for that alone, and no other serves it:
+    a server's token is no key.
 
     Raises:
         ConfigurationError: If the setting is malformed.
@@ -26,7 +27,10 @@ def bound_secret(host: str, path: str = "") -> str:
         where, mark, name = entry.partition("=")
         if not mark or not where or not name:
             raise ConfigurationError(f"storage.tokens: {where!r} is not of the form host=NAME_OF_SECRET")
-        server, _, beginning = where.partition("/")
+        named, marked, rest = where.partition("://")
+        if (named.lower() if marked else "") != scheme:
+            continue
+        server, _, beginning = (rest if marked else where).partition("/")
         known = f"{server.lower()}/{beginning.strip('/')}".rstrip("/")
         if (place == known or place.startswith(f"{known}/")) and len(known) > len(best):
             best, chosen = known, name

@@ -12,7 +12,8 @@ from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.bundle import Bundle, find_source
 from heliograph.storage.compat import accept_common
 from heliograph.storage.credentials import bound_secret, secret_text
-from heliograph.storage.git_client import Login, Mirror, Remote, parse_url, resolve, work_tree
+from heliograph.storage.git_client import Mirror, Remote, parse_url, resolve, work_tree
+from heliograph.storage.git_login import Login, SshKey
 from heliograph.storage.pin import Pin
 from heliograph.storage.repository import CommitFiles, Repository, check_size, sift
 
@@ -30,8 +31,8 @@ class Git(Repository):
         repo: `owner/name` at `repo_host`, or a whole address: `https://…`, `ssh://…`, `git@host:owner/name.git`, or a
             folder, which only agents of this host can read. By default the remote `origin` of the flow's clone.
         repo_host: Server of `owner/name`.
-        git_token_secret_name: Name of the secret that is the login at registration; agents have their own, see the
-            setting `storage.tokens`.
+        git_token_secret_name: Name of the secret that is the login at registration: a token, for ssh a private key;
+            agents have their own, see the setting `storage.tokens`.
         git_token_username: User name that goes with it; servers that want only a token ignore it.
         branch_name: Branch. One of these three at most; by default the repository's default branch.
         tag: Tag.
@@ -108,12 +109,14 @@ class Git(Repository):
     def _user_name(self) -> str:
         return self.remote.user
 
-    def _login(self) -> Login | None:
+    def _login(self) -> Login | SshKey | None:
         remote = self.remote
-        if remote.protocol not in ("https", "http"):
+        if remote.protocol == "file":
             return None
-        path = remote.url.partition("://")[2].partition("/")[2]
-        name = self._secret or bound_secret(remote.host, path)
+        if remote.protocol == "ssh":
+            name = self._secret or bound_secret(remote.host, remote.path, scheme="ssh")
+            return SshKey(name, secret_text(name)) if name else None
+        name = self._secret or bound_secret(remote.host, remote.path)
         if not name:
             return None
         text = secret_text(name)

@@ -1,29 +1,30 @@
 """What storage needs of the `git` program: which commit a name means, and the bytes of a commit.
 
 Every command has a limit of time, asks nobody, and may use no other protocol than the settings allow. A login goes to
-git through its environment: it is in no address, no argument and no file.
+git through its environment: it is in no address, no argument and no file. Keys for ssh are `git_login`'s.
 """
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from heliograph.config import config
 from heliograph.exceptions import InvalidArgumentError, StorageError
 from heliograph.storage.cache import locked
+from heliograph.storage.git_login import Login, SshKey, ssh_command
+from heliograph.storage.git_refusals import NO_CONNECTION, hint, reason
 from heliograph.storage.pin import is_commit
 
-__all__ = ["GitError", "Login", "Mirror", "Remote", "TreeEntry", "parse_url", "resolve", "work_tree"]
+__all__ = ["GitError", "Mirror", "Remote", "TreeEntry", "parse_url", "resolve", "work_tree"]
 
 _KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
 _SCP = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[A-Za-z0-9][\w.-]*):(?P<path>[^:].*)")
@@ -34,16 +35,8 @@ class GitError(StorageError):
     """Git said no."""
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """User and password, or token, for one server."""
-
-    user: str
-    password: str = field(repr=False)
-
-    def header(self) -> str:
-        """Returns the header that carries it."""
-        return f"Authorization: Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
+class NoConnectionError(GitError):
+    """The server, or ssh on the way to it, let nobody in: what is there was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ class Remote:
     Attributes:
         url: Its address, without credentials.
         protocol: `https`, `http`, `ssh` or `file`.
-        host: Its server; empty for a folder.
+        host: Its server, with the port that the address has; empty for a folder.
         user: User name of `ssh://` addresses, which the address must not have.
     """
 
@@ -68,6 +61,13 @@ class Remote:
         if self.user and self.url.startswith("ssh://"):
             return f"ssh://{self.user}@{self.url.removeprefix('ssh://')}"
         return self.url
+
+    @property
+    def path(self) -> str:
+        """Its name on the server."""
+        if "://" in self.url:
+            return self.url.partition("://")[2].partition("/")[2]
+        return self.url.partition(":")[2] if self.protocol == "ssh" else self.url
 
 
 def parse_url(text: str, user: str = "") -> Remote:
@@ -90,7 +90,8 @@ def parse_url(text: str, user: str = "") -> Remote:
                 hint="Keep it as a secret, and give the secret's name: git_token_secret_name.",
             )
         if at:
-            return Remote(f"ssh://{rest.partition('@')[2]}", "ssh", urlsplit(text).hostname or "", login)
+            rest = rest.partition("@")[2]
+            return Remote(f"ssh://{rest}", "ssh", rest.partition("/")[0], login)
         host = urlsplit(text).netloc
         if protocol != "file" and (not host or host.startswith("-")):
             raise InvalidArgumentError(f"{text!r} names no server")
@@ -105,7 +106,7 @@ def parse_url(text: str, user: str = "") -> Remote:
     return Remote(text, "ssh", match["host"])
 
 
-def resolve(remote: Remote, ref: str, login: Login | None = None) -> tuple[str, str]:
+def resolve(remote: Remote, ref: str, login: Login | SshKey | None = None) -> tuple[str, str]:
     """Returns the commit that a branch, a tag or nothing (the default branch) means, and that branch or tag.
 
     Raises:
@@ -158,7 +159,7 @@ class Mirror:
         login: For its server.
     """
 
-    def __init__(self, folder: Path, remote: Remote, login: Login | None = None) -> None:
+    def __init__(self, folder: Path, remote: Remote, login: Login | SshKey | None = None) -> None:
         self.folder = folder
         self._remote = remote
         self._login = login
@@ -220,12 +221,12 @@ class Mirror:
             self._fetch_by("--depth=1", kept)
         except GitError as error:
             # An old server gives tips of branches only: then the branch with its history, in which the commit is.
-            name = f"refs/heads/{ref}" if ref else "HEAD"
-            with suppress(GitError):
-                self._fetch_by(f"--depth={_EVERYTHING}", f"+{name}:refs/heliograph/of-{commit}")
-            if ref and not self._has(commit):
+            names = [f"refs/heads/{ref}", f"refs/tags/{ref}"] if ref else ["HEAD"]
+            for name in [] if isinstance(error, NoConnectionError) else names:
                 with suppress(GitError):
-                    self._fetch_by(f"--depth={_EVERYTHING}", f"+refs/tags/{ref}:refs/heliograph/of-{commit}")
+                    self._fetch_by(f"--depth={_EVERYTHING}", f"+{name}:refs/heliograph/of-{commit}")
+                if self._has(commit):
+                    break
             if not self._has(commit):
                 raise StorageError(
                     f"commit {commit} cannot be fetched from {self._remote.url}: {error}",
@@ -254,7 +255,7 @@ def _git(
     *,
     folder: Path | None = None,
     remote: Remote | None = None,
-    login: Login | None = None,
+    login: Login | SshKey | None = None,
     stdin: bytes = b"",
 ) -> bytes:
     """Runs git and returns what it prints."""
@@ -262,30 +263,44 @@ def _git(
         _check_protocol(remote, login)
     command = ["git", *(["-C", str(folder)] if folder is not None else []), *arguments]
     limit = config().storage.git_timeout_seconds
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(remote, login),
-            start_new_session=sys.platform != "win32",
-        )
-    except OSError as error:
-        raise GitError(f"git cannot be run: {error.strerror}", hint="Install git where this runs.") from error
-    try:
-        out, err = process.communicate(stdin, timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise GitError(
-            f"git {arguments[0]} took longer than {limit:g} s{_of(remote)}",
-            hint="Raise the setting storage.git_timeout_seconds, or look at the network.",
-        ) from None
-    finally:
-        if process.poll() is None:
-            _end(process)
+    with ExitStack() as kept:
+        environment = _environment(remote, login)
+        if remote is not None and remote.protocol == "ssh":
+            key = login if isinstance(login, SshKey) else None
+            try:
+                environment |= kept.enter_context(ssh_command(key, limit))
+            except OSError as error:
+                raise GitError(f"the key for {remote.host} cannot be kept for ssh: {error}") from error
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=sys.platform != "win32",
+            )
+        except OSError as error:
+            raise GitError(f"git cannot be run: {error.strerror}", hint="Install git where this runs.") from error
+        try:
+            out, err = process.communicate(stdin, timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise GitError(
+                f"git {arguments[0]} took longer than {limit:g} s{_of(remote)}",
+                hint="Raise the setting storage.git_timeout_seconds, or look at the network.",
+            ) from None
+        finally:
+            if process.poll() is None:
+                _end(process)
     if process.returncode:
         text = _scrubbed(err.decode("utf-8", "replace").strip(), login)
-        raise GitError(f"git {arguments[0]}{_of(remote)}: {_last(text)}", hint=_hint(text, remote, login))
+        if remote is None:
+            raise GitError(f"git {arguments[0]}: {reason(text)}")
+        kind = NoConnectionError if NO_CONNECTION in text else GitError
+        raise kind(
+            f"git {arguments[0]} of {remote.url}: {reason(text, remote.protocol)}",
+            hint=hint(text, remote.protocol, remote.host, login),
+        )
     return out
 
 
@@ -299,7 +314,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _check_protocol(remote: Remote, login: Login | None) -> None:
+def _check_protocol(remote: Remote, login: Login | SshKey | None) -> None:
     from heliograph.client.channel import is_loopback
 
     near = remote.protocol == "http" and is_loopback(f"{urlsplit(remote.url).hostname}:80")
@@ -309,13 +324,13 @@ def _check_protocol(remote: Remote, login: Login | None) -> None:
             f"the protocol {remote.protocol} of {remote.url} is not allowed here; allowed: {', '.join(allowed)}",
             hint="Whoever owns this machine may add it to the setting storage.git_protocols.",
         )
-    if login is not None and remote.protocol == "http" and not near:
+    if isinstance(login, Login) and remote.protocol == "http" and not near:
         raise StorageError(
             f"a login is not sent to {remote.url}: everybody on the way could read it", hint="Use https."
         )
 
 
-def _environment(remote: Remote | None, login: Login | None) -> dict[str, str]:
+def _environment(remote: Remote | None, login: Login | SshKey | None) -> dict[str, str]:
     settings = [
         ("http.followRedirects", "false"),  # a login would follow
         ("http.lowSpeedLimit", "1000"),
@@ -326,57 +341,35 @@ def _environment(remote: Remote | None, login: Login | None) -> dict[str, str]:
         ("gc.auto", "0"),
         ("maintenance.auto", "false"),
     ]
-    if login is not None and remote is not None and remote.protocol in ("https", "http"):
+    if isinstance(login, Login) and remote is not None and remote.protocol in ("https", "http"):
         settings.append((f"http.{remote.protocol}://{remote.host}/.extraHeader", login.header()))
         settings.append(("credential.helper", ""))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    # Heliograph's own variables have secrets and tokens, which are no business of git and ssh.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GIT_", "HELIOGRAPH__")) or name in _KEPT
+    }
     told = {
         **inherited,
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "",
         "SSH_ASKPASS": "",
+        "SSH_ASKPASS_REQUIRE": "never",
         "GIT_ALLOW_PROTOCOL": remote.protocol if remote is not None else "none",
         "GIT_CONFIG_COUNT": str(len(settings)),
     }
-    if not {"GIT_SSH", "GIT_SSH_COMMAND"} & told.keys():
-        told["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes -oConnectTimeout=20"
     for number, (name, value) in enumerate(settings):
         told[f"GIT_CONFIG_KEY_{number}"], told[f"GIT_CONFIG_VALUE_{number}"] = name, value
     return told
 
 
-def _hint(text: str, remote: Remote | None, login: Login | None) -> str:
-    if remote is None:
-        return ""
-    if any(word in text for word in ("could not read Username", "Authentication failed", "error: 401", "error: 403")):
-        if login is not None:
-            return f"The server refuses the login that is here for {remote.host}: is the token expired, or too narrow?"
-        return (
-            f"{remote.host} wants a login: name a secret in the setting storage.tokens, {remote.host}=NAME_OF_SECRET."
-        )
-    if "error: 30" in text:
-        return "The repository moved. Give its new address: a login must not follow to a place that nobody named."
-    if "Permission denied" in text or "Host key verification failed" in text:
-        return "Give this machine's user a key that the server knows, and the server's key in known_hosts."
-    if "dubious ownership" in text:
-        return "The folder belongs to another user: git config --global --add safe.directory FOLDER allows it."
-    if "not found" in text or "does not exist" in text:
-        return "The name is wrong, or the repository is private and there is no login for it here (storage.tokens)."
-    return ""
-
-
-def _scrubbed(text: str, login: Login | None) -> str:
-    if login is not None:
+def _scrubbed(text: str, login: Login | SshKey | None) -> str:
+    if isinstance(login, Login):
         for secret in (login.password, login.header().rpartition(" ")[2]):
             text = text.replace(secret, "***")
     return text
-
-
-def _last(text: str) -> str:
-    """Returns the line that says what went wrong: servers send banners before it, git advice after it."""
-    lines = [line for line in text.splitlines() if line.startswith(("fatal:", "error:", "remote:", "ERROR:"))]
-    return "; ".join(dict.fromkeys(lines)) or text or "no reason given"
 
 
 def _of(remote: Remote | None) -> str:

@@ -154,22 +154,6 @@ def test_a_login_follows_no_redirection(
     assert "new address" in refused.value.hint
 
 
-@pytest.mark.parametrize("form", ["ssh://git@forge.test{}", "git@forge.test:{}"])
-def test_ssh_addresses_ask_nobody(
-    form: str, repository: GitRepository, project: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ssh = tmp_path / "ssh"
-    ssh.write_text('#!/bin/sh\necho "$@" >>"$0.log"\nfor last; do :; done\nunset GIT_PROTOCOL\nexec sh -c "$last"\n')
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    ref = register(Git(repo=form.format(repository.bare)), project(repository))
-    assert run(ref, tmp_path / "cache") == "one"
-    calls = (tmp_path / "ssh.log").read_text()
-    assert "BatchMode=yes" in calls
-    assert all("git@forge.test" in line for line in calls.splitlines())
-    assert "@" not in ref.location.partition("://")[2].partition("/")[0]
-
-
 def test_folders_need_leave_and_belong_to_a_host(
     repository: GitRepository, project: Callable[..., Any], tmp_path: Path
 ) -> None:
