@@ -36,7 +36,8 @@ test: $(VENV)/.dev ## Run the quick form of every test
 	@# Two at a time; what fails (1) in that crowd must pass alone, or it has failed. Anything else ends here.
 	$(PYTEST) -n 2 --dist loadgroup -m "not full and not bench and not alone and not k8s" || { [ $$? -eq 1 ] && \
 	  $(PYTEST) --last-failed --last-failed-no-failures none -m "not full and not bench and not alone and not k8s"; }
-	$(PYTEST) -m "alone and not full and not bench and not k8s"
+	@# Of the files that have such tests: to collect all others took longer than these.
+	$(PYTEST) -m "alone and not full and not bench and not k8s" $$(grep -rlF pytest.mark.alone tests --include='test_*.py')
 
 test-full: $(VENV)/.dev ## Run the long forms too
 	@tools/install.sh system
