@@ -56,7 +56,7 @@ def test_a_run_starts_though_the_answer_to_its_acceptance_was_lost(stack: Stack,
 def test_an_agent_that_drops_an_unanswered_lease_is_found(stack: Stack) -> None:
     """The planted twin: the control plane holds the run for an agent that knows nothing of it."""
     with pytest.raises(AssertionError, match="is finished"):
-        acceptance_lost(stack, "impatient_and_careless", seconds=10)
+        acceptance_lost(stack, "impatient_and_careless", seconds=5)
 
 
 @pytest.mark.timeout(120)

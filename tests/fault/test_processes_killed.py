@@ -16,6 +16,9 @@ from tests.support.stack import Stack, wait_until
 
 from heliograph.engine.codes import FailureCode, StateCode
 
+BRISK = "short_heartbeats"
+"""No bug: agents say more often what they have, and hear sooner what became of them."""
+
 
 def start(stack: Stack, *, count: int, seconds: float) -> tuple[str, Path]:
     """Registers and starts a chain of steps; returns run and witness file once three steps ran."""
@@ -70,13 +73,13 @@ def agent_killed(stack: Stack, seconds: float = 90) -> None:
 
 def test_a_run_outlives_its_agent_and_is_adopted(make_stack: StackFactory) -> None:
     """The run goes on, the next agent adopts it, nothing runs twice and the slot comes back."""
-    agent_killed(make_stack())
+    agent_killed(make_stack(planted=BRISK))
 
 
 def test_an_agent_that_adopts_nothing_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a restarted agent forgets what it had."""
     with pytest.raises(AssertionError, match="the run is adopted"):
-        agent_killed(make_stack(planted="adopt_nothing"), seconds=6)
+        agent_killed(make_stack(planted="adopt_nothing"), seconds=5)
 
 
 # --- the flow process -----------------------------------------------------------------------------------------------
@@ -177,10 +180,10 @@ def token_revoked(stack: Stack, seconds: float = 90) -> None:
 
 def test_an_agent_whose_token_is_revoked_leaves_and_the_next_one_ships(make_stack: StackFactory) -> None:
     """The agent says why it leaves; what it could not ship is not thrown away."""
-    token_revoked(make_stack())
+    token_revoked(make_stack(planted=BRISK))
 
 
 def test_an_agent_that_gives_up_when_refused_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a refusal of the token is taken for an answer about the run, and the outbox is removed."""
     with pytest.raises(AssertionError, match=r"was told|is finished"):
-        token_revoked(make_stack(planted="give_up_when_refused"), seconds=8)
+        token_revoked(make_stack(planted=f"{BRISK},give_up_when_refused"), seconds=6)

@@ -45,13 +45,13 @@ def restore(stack: Stack, copy: Path, hold: int) -> None:
     stack.start_control_plane()
 
 
-def restored(stack: Stack, *, hold: int, pace: float = 0.5, watched: bool = True) -> str:
+def restored(stack: Stack, *, hold: int, pace: float = 0.2, watched: bool = True) -> str:
     """Restores a backup that is older than what three runs did; returns the figures.
 
     Args:
         stack: With one agent.
         hold: For how many seconds nothing of the backup is given out.
-        pace: Seconds of a step.
+        pace: Seconds of a step. The last ones of the first two runs end after the restore, however long that takes.
         watched: Whether the second run is to be heard of while it runs.
     """
     stack.register(steps(STEPS))
@@ -62,7 +62,7 @@ def restored(stack: Stack, *, hold: int, pace: float = 0.5, watched: bool = True
         seen = stack.root / f"{name}.jsonl"
         return stack.run("steps", f"witness={seen}", f"seconds={seconds}", *more), seen
 
-    through, through_seen = begin("through", pace)
+    through, through_seen = begin("through", pace, f"gate={gate}")
     wait_until(lambda: len(witness(through_seen)) >= 2, "the first run is under way", seconds=60)
     agent = psutil.Process(stack.agents[-1].pid)
     agent.send_signal(signal.SIGSTOP)
@@ -109,7 +109,7 @@ def test_runs_go_on_over_a_restored_control_plane(make_stack: StackFactory, figu
 def test_an_agent_that_remembers_no_ends_is_found(make_stack: StackFactory) -> None:
     """The planted twin: a run that ended after the backup is started again."""
     with pytest.raises(AssertionError, match=r"each step ran once|the run is"):
-        restored(make_stack(planted="remember_no_ends"), hold=15, pace=0.2, watched=False)
+        restored(make_stack(planted="remember_no_ends"), hold=8, pace=0.1, watched=False)
 
 
 @pytest.mark.full

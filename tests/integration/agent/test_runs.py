@@ -115,7 +115,7 @@ def test_a_killed_flow_process_is_crashed_with_its_signal(world: World, number: 
     eventually(lambda: world.client.get_flow_run(run).task_run_counts, "its state is told")
     _, flow = world.pids(run)
     kill(flow, number)
-    found = world.wait_for(run, StateCode.CRASHED, seconds=5)
+    found = world.wait_for(run, StateCode.CRASHED)
     assert found.failure.reason == FailureCode.SIGNAL
     assert found.failure.signal == number
     assert found.task_run_counts
@@ -151,7 +151,7 @@ def test_a_killed_supervisor_ends_the_flow_and_what_it_kept_arrives(world: World
     reader = LaneReader(world.run_directory(run) / "outbox", STATES)
     eventually(lambda: reader.last()[0] >= 3, "the flow goes on, and says so")
     kill(supervisor)
-    found = world.wait_for(run, StateCode.CRASHED, StateCode.SUCCESS, seconds=5)
+    found = world.wait_for(run, StateCode.CRASHED, StateCode.SUCCESS)
     eventually(lambda: not alive(flow), "the flow process died with its supervisor")
     states = {StateCode(task.state) for task in world.client.list_task_runs(run)}
     assert StateCode.SUCCESS in states, "what the supervisor never shipped, the agent did"
@@ -254,17 +254,18 @@ def test_cancel_ends_the_whole_tree_whatever_it_does(world: World) -> None:
     children = [int(pid) for pid in world.marks("children")]
     assert all(map(alive, children))
     world.client.cancel_flow_run(run)
-    found = world.wait_for(run, StateCode.CANCELLED, seconds=10)
+    found = world.wait_for(run, StateCode.CANCELLED)
     assert not [pid for pid in children if alive(pid)]
     assert found.cancel_requested
 
 
 def test_cancel_of_a_willing_flow_is_quick(world: World) -> None:
-    world.start_agent()
+    """It waits for no grace period: this one would outlast the test."""
+    world.start_agent("--grace", "900")
     run = world.run(world.register(GATED))
     eventually(lambda: world.marks("started"), "the task runs")
     world.client.cancel_flow_run(run)
-    world.wait_for(run, StateCode.CANCELLED, seconds=5)
+    world.wait_for(run, StateCode.CANCELLED)
     assert not world.marks("after")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.retries.bucket import TokenBucket
+from botocore.retries.standard import ExponentialBackoff
 from tests.contract.launchers.ecs_ground import EcsGround
 from tests.contract.launchers.ground import Attempt
 from tests.support.control_plane import ControlPlaneProcess, control_plane_process
@@ -22,6 +24,7 @@ from tests.support.figures import Figure
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, Launcher, LaunchError, Liveness
+from heliograph_agents.launchers.ecs import definitions
 from heliograph_agents.launchers.ecs import plan as ecs_plan
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.start_code import VARIABLE
@@ -34,6 +37,14 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlaneProc
     """A control plane."""
     with control_plane_process(tmp_path_factory.mktemp("plane")) as process:
         yield process
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What AWS' SDK and the launcher ask again is asked as often, after shorter pauses."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(TokenBucket, "acquire", lambda *_, **__: True)
+    monkeypatch.setattr(definitions, "FIRST_PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture

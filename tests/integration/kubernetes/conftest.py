@@ -13,6 +13,7 @@ from tests.support.kubernetes_fake import Cluster, Json
 from heliograph.client.cluster import find_access
 from heliograph.run_configs import KubernetesRun
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Liveness, RunSpec
+from heliograph_agents.launchers.kubernetes import api
 from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.run_directory import RunSettings
@@ -106,6 +107,12 @@ def spec_of(run: int = 1, epoch: int = 1) -> RunSpec:
         f"projects/p/flowRuns/01a20569-cb68-7138-8d91-{run:012d}", "projects/p/flows/Daily Load/versions/1", "otter",
         epoch, 1, '{"secret": "parameter-nobody-may-see"}', bundle, "", 0,
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked again is asked as often, after shorter pauses."""
+    monkeypatch.setattr(api, "FIRST_PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ def die_committed(agents: Any) -> None:
 
 
 def impatient(performer: Any) -> None:
-    """Not a bug: an accept is tried for a moment only, as after an outage of half a minute."""
-    performer.ACCEPT_SECONDS = 0.5
+    """Not a bug: an accept is tried for a moment only, as after an outage of half a minute; as brief is the rest."""
+    performer.ACCEPT_SECONDS = performer.RELEASE_BACK_OFF_SECONDS = 0.5
 
 
 def impatient_and_careless(performer: Any) -> None:

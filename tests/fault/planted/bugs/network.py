@@ -273,6 +273,7 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "restart_what_is_lost": {"heliograph_control_plane.domain.runs": restart_what_is_lost},
     "short_accepts": {"heliograph_agents.performer": short_accepts},
     "short_deadlines": _SHORT,
+    "short_heartbeats": {"heliograph_control_plane.services.agents": short_heartbeats},
     "short_keepalive": {
         "heliograph.client.channel": short_keepalive,
         "heliograph_control_plane.limits": allow_short_keepalive,
