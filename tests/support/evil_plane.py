@@ -134,6 +134,9 @@ class _Agents(agent_service_pb2_grpc.AgentServiceServicer):
         self._plane.seen(request.flow_run).accepted += 1
         return agents.AcceptFlowRunResponse(**self._plane.accept())
 
+    def CreateStartCode(self, request: Any, context: Any) -> agents.CreateStartCodeResponse:
+        return agents.CreateStartCodeResponse(start_code="hg_start")
+
     def ReleaseFlowRun(self, request: Any, context: Any) -> FlowRun:
         seen = self._plane.seen(request.flow_run)
         seen.released.append(int(request.failure.reason))

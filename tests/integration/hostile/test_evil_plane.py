@@ -6,38 +6,24 @@ of every flow and pickle leaves a mark when it is executed.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import os
-import pickle
 import subprocess
 import sys
 import textwrap
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from tests.support.evil_plane import ACCEPTED, Bucket, EvilPlane, Seen
+from tests.support.evil_work import BAD, Bad, Work, faults_of
 from tests.support.stack import wait_until
 
 from heliograph.api.v1 import agent_service_pb2 as agents
-from heliograph.api.v1.flow_service_pb2 import BUNDLE_FORMAT_PICKLE, BUNDLE_FORMAT_SOURCE
 from heliograph.api.v1.run_reporting_service_pb2 import RunEventAck
-from heliograph.engine.codes import FailureCode
-from heliograph.signing import SigningKey, Statement, TrustStore
-from heliograph.storage import LaunchSettings, Local
-from heliograph.storage.base import BundleRef
-from heliograph.storage.bundle import Bundle, build_bundle
-from heliograph.storage.load import load_flows
-from heliograph.storage.manifest import PICKLE_PATH
-
-F = FailureCode
+from heliograph.signing import TrustStore
 
 POLICY = """
     projects = ["etl"]
@@ -49,24 +35,6 @@ POLICY = """
     max_cpu = 2
     max_memory = "1 GiB"
     pickles = false
-"""
-
-FLOW = """
-    import pathlib
-    from heliograph import Flow, task
-
-    def note(word):
-        with pathlib.Path({mark!r}).open("a") as mark:
-            mark.write(word + "\\n")
-
-    note("loaded")
-
-    @task
-    def act():
-        note("ran")
-
-    with Flow("good") as flow:
-        act()
 """
 
 GATE_REMOVED = """
@@ -96,37 +64,15 @@ DOOR_REMOVED = """
 """
 
 
-class _Marking:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, (f"open({str(self._mark)!r}, 'a').write('unpickled\\n')",)
-
-
-class World:
+class World(Work):
     """An agent with a policy and a trusted key, the control plane that it has to do with, and the storage of both."""
 
     def __init__(self, folder: Path, planted: str = "") -> None:
-        self.folder = folder
-        self.mark = folder / "mark"
+        super().__init__(folder)
         self.plane, self.bucket = EvilPlane(), Bucket(folder / "buckets")
         self.home = folder / "home"
-        self.key = SigningKey.create(folder / "ann" / "signing.key", "ann")
-        self.stranger = SigningKey.create(folder / "eve" / "signing.key", "eve")
         TrustStore(self.home / "keys" / "trusted").add("ann", self.key.public)
         (self.home / "policy.toml").write_text(textwrap.dedent(POLICY))
-        source = folder / "source" / "good.py"
-        source.parent.mkdir()
-        source.write_text(textwrap.dedent(FLOW.format(mark=str(self.mark))))
-        [self.flow] = load_flows(source)
-        self.mark.unlink()
-        self.bundle = build_bundle(self.flow)
-        self.storage = Local(folder / "buckets" / "bundles" / "prod", host="")
-        self.reference = self.storage.put_bundle(self.bundle, LaunchSettings(env={"APP_MODE": "x"}))
-        Local(folder / "buckets" / "bundles" / "evil", host="").put_bundle(self.bundle, LaunchSettings())
         self.agent = self._start(planted)
 
     def _start(self, planted: str) -> subprocess.Popen[bytes]:
@@ -149,41 +95,6 @@ class World:
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()
-
-    # --- work --------------------------------------------------------------------------------------------------
-
-    def put(self, settings: LaunchSettings | None = None, bundle: Bundle | None = None) -> BundleRef:
-        """Stores launch settings, or a bundle, where the policy allows."""
-        return self.storage.put_bundle(bundle or self.bundle, settings or LaunchSettings(env={"APP_MODE": "x"}))
-
-    def lease(self, reference: BundleRef | None = None) -> agents.FlowRunLease:
-        """Returns a lease of good work, not signed yet."""
-        made = reference or self.reference
-        lease = agents.FlowRunLease(epoch=1, attempt=1, accept_within=Duration(seconds=30))
-        lease.flow_run.name = f"projects/etl/flowRuns/{uuid.uuid4()}"
-        lease.flow_run.run_name = "brave-otter"
-        lease.flow_run.parameters_json = "{}"
-        version = lease.flow_version
-        version.name = "projects/etl/flows/good/versions/1"
-        version.graph.graph_hash = self.bundle.manifest.graph_hash
-        bundle = version.bundle
-        bundle.storage, bundle.location = "s3", "s3://bundles/prod"
-        bundle.digest, bundle.launch_digest, bundle.python_version = made.digest, made.launch_digest, "3.11.2"
-        bundle.format = BUNDLE_FORMAT_SOURCE
-        return lease
-
-    def sign(self, lease: agents.FlowRunLease, key: SigningKey | None = None) -> agents.FlowRunLease:
-        """Signs what a lease says now, as an author of that would."""
-        version, key = lease.flow_version, key or self.key
-        bundle = version.bundle
-        statement = Statement(
-            project=lease.flow_run.name.split("/")[1], flow=version.name.split("/")[3], storage=bundle.storage,
-            location=bundle.location, digest=bundle.digest, launch_digest=bundle.launch_digest,
-            image=version.launch.image, graph_hash=version.graph.graph_hash,
-            pickled=bundle.format == BUNDLE_FORMAT_PICKLE,
-        )  # fmt: skip
-        bundle.signature, bundle.signing_key_id = key.sign(statement), key.public.key_id
-        return lease
 
     def run_good_work(self) -> None:
         """Has good work run to its end: the agent lives, and takes nothing amiss."""
@@ -227,210 +138,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 # --- bad work ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Bad:
-    """One kind of bad work.
-
-    Attributes:
-        make: Makes the lease.
-        reason: What it is given back with; None when it is dropped without an answer.
-        fetched: What may be fetched before the refusal: nothing, the launch settings, or the bundle as well.
-    """
-
-    make: Callable[[World], agents.FlowRunLease]
-    reason: FailureCode | None
-    fetched: tuple[str, ...] = ()
-
-
-def changed(path: str, value: Any, *, signed: bool = True) -> Callable[[World], agents.FlowRunLease]:
-    """Makes work in which one field has another value; signed over what it says then, or over what it said before."""
-
-    def make(world: World) -> agents.FlowRunLease:
-        lease = world.lease()
-        if not signed:
-            world.sign(lease)
-        target: Any = lease
-        *way, last = path.split(".")
-        for name in way:
-            target = getattr(target, name)
-        setattr(target, last, value(getattr(target, last)) if callable(value) else value)
-        return world.sign(lease) if signed else lease
-
-    return make
-
-
-def _foreign_project(world: World) -> agents.FlowRunLease:
-    lease = world.lease()
-    lease.flow_run.name = lease.flow_run.name.replace("etl", "ops")
-    lease.flow_version.name = lease.flow_version.name.replace("etl", "ops")
-    return world.sign(lease)
-
-
-def _local_folder(world: World, location: str = "") -> agents.FlowRunLease:
-    lease = world.lease()
-    lease.flow_version.bundle.storage = "local"
-    lease.flow_version.bundle.location = location or world.storage.location
-    return world.sign(lease)
-
-
-def _stripped(world: World) -> agents.FlowRunLease:
-    return world.lease()
-
-
-def _foreign_key(world: World) -> agents.FlowRunLease:
-    return world.sign(world.lease(), world.stranger)
-
-
-def _foreign_key_under_a_trusted_name(world: World) -> agents.FlowRunLease:
-    lease = _foreign_key(world)
-    lease.flow_version.bundle.signing_key_id = world.key.public.key_id
-    return lease
-
-
-def _replayed(world: World) -> agents.FlowRunLease:
-    lease, other = world.lease(), world.lease()
-    other.flow_version.name = "projects/etl/flows/other/versions/1"
-    lease.flow_version.bundle.CopyFrom(world.sign(other).flow_version.bundle)
-    return lease
-
-
-def _asking_for(**settings: Any) -> Callable[[World], agents.FlowRunLease]:
-    return lambda world: world.sign(world.lease(world.put(LaunchSettings(**settings))))
-
-
-def _other_launch(world: World) -> agents.FlowRunLease:
-    lease = world.sign(world.lease())
-    lease.flow_version.bundle.launch_digest = world.put(LaunchSettings(env={"APP_OTHER": "y"})).launch_digest
-    return lease
-
-
-def _other_bundle(world: World) -> agents.FlowRunLease:
-    lease = world.sign(world.lease())
-    lease.flow_version.bundle.digest = world.put(bundle=_of_python(world, "3.1")).digest
-    return lease
-
-
-def _of_python(world: World, python: str) -> Bundle:
-    return dataclasses.replace(world.bundle, manifest=dataclasses.replace(world.bundle.manifest, python=python))
-
-
-def _wrong_python(world: World) -> agents.FlowRunLease:
-    return world.sign(world.lease(world.put(bundle=_of_python(world, "3.99"))))
-
-
-def _marking_pickle(world: World) -> BundleRef:
-    bundle = build_bundle(world.flow, pickle=True)
-    data = pickle.dumps(_Marking(world.mark))
-    contents = {**bundle.contents, PICKLE_PATH: data}
-    files = tuple(
-        dataclasses.replace(entry, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-        if entry.path == PICKLE_PATH
-        else entry
-        for entry in bundle.manifest.files
-    )
-    manifest = dataclasses.replace(bundle.manifest, files=files)
-    return world.put(bundle=dataclasses.replace(bundle, manifest=manifest, contents=contents))
-
-
-def _pickle(world: World) -> agents.FlowRunLease:
-    lease = world.lease(_marking_pickle(world))
-    lease.flow_version.bundle.format = BUNDLE_FORMAT_PICKLE
-    return world.sign(lease)
-
-
-def _pickle_called_source(world: World) -> agents.FlowRunLease:
-    return world.sign(world.lease(_marking_pickle(world)))
-
-
-def _flow_of_another_name(world: World) -> agents.FlowRunLease:
-    manifest = dataclasses.replace(world.bundle.manifest, flow="other")
-    return world.sign(world.lease(world.put(bundle=dataclasses.replace(world.bundle, manifest=manifest))))
-
-
-LAUNCH, BUNDLE = ("launch",), ("launch", "bundles")
-RUN, BUNDLE_OF = "flow_run.name", "flow_version.bundle"
-
-BAD: dict[str, Bad] = {
-    "a project that is not allowed": Bad(_foreign_project, F.POLICY),
-    "a flow that is not allowed": Bad(changed("flow_version.name", "projects/etl/flows/bad/versions/1"), F.POLICY),
-    "a flow of another project": Bad(changed("flow_version.name", "projects/ops/flows/good/versions/1"), F.POLICY),
-    "a version that is none": Bad(changed("flow_version.name", "good", signed=False), F.POLICY),
-    "another bucket": Bad(changed(f"{BUNDLE_OF}.location", "s3://elsewhere/prod"), F.POLICY),
-    "a place beside": Bad(changed(f"{BUNDLE_OF}.location", "s3://bundles/prod-evil"), F.POLICY),
-    "a place that leads back": Bad(changed(f"{BUNDLE_OF}.location", "s3://bundles/prod/../evil"), F.POLICY),
-    "a disguised way back": Bad(changed(f"{BUNDLE_OF}.location", "s3://bundles/prod/%2E%2e/evil"), F.POLICY),
-    "a place with a line break": Bad(changed(f"{BUNDLE_OF}.location", "s3://bundles/prod\nx"), F.POLICY),
-    "a folder of the host": Bad(_local_folder, F.POLICY),
-    "a folder of somebody's home": Bad(lambda world: _local_folder(world, "~root/x"), F.POLICY),
-    "a kind of storage that is none": Bad(changed(f"{BUNDLE_OF}.storage", "os.system"), F.POLICY),
-    "a digest with a path": Bad(changed(f"{BUNDLE_OF}.digest", "sha256:../../../../etc/passwd"), F.POLICY),
-    "a launch digest with a path": Bad(changed(f"{BUNDLE_OF}.launch_digest", "sha256:../../policy"), F.POLICY),
-    "another image": Bad(changed("flow_version.launch.image", "evil/image:1", signed=False), F.SIGNATURE),
-    "an image that nobody named": Bad(changed("flow_version.launch.image", "evil/image:1"), F.POLICY, LAUNCH),
-    "an image with arguments": Bad(changed("flow_version.launch.image", "a --privileged"), F.POLICY),
-    "other launch settings": Bad(_other_launch, F.SIGNATURE),
-    "another bundle": Bad(_other_bundle, F.SIGNATURE),
-    "another graph": Bad(changed("flow_version.graph.graph_hash", "x", signed=False), F.SIGNATURE),
-    "no signature": Bad(_stripped, F.SIGNATURE),
-    "a signature of a stranger": Bad(_foreign_key, F.SIGNATURE),
-    "a signature of a stranger under a trusted name": Bad(_foreign_key_under_a_trusted_name, F.SIGNATURE),
-    "a signature of another flow": Bad(_replayed, F.SIGNATURE),
-    "half a signature": Bad(changed(f"{BUNDLE_OF}.signature", lambda text: text[:32], signed=False), F.SIGNATURE),
-    "a signature without an end": Bad(changed(f"{BUNDLE_OF}.signature", b"x" * 5000, signed=False), F.POLICY),
-    "a variable that is not allowed": Bad(_asking_for(env={"LD_PRELOAD": "/tmp/x.so"}), F.POLICY, LAUNCH),
-    "mounts": Bad(_asking_for(options={"volumes": ["/:/host"]}), F.POLICY, LAUNCH),
-    "rights": Bad(_asking_for(options={"privileged": True}), F.POLICY, LAUNCH),
-    "too much memory": Bad(_asking_for(memory_bytes=2**40), F.POLICY, LAUNCH),
-    "too many cores": Bad(_asking_for(cpu_millis=64_000), F.POLICY, LAUNCH),
-    "another Python": Bad(_wrong_python, F.PYTHON_MISMATCH, BUNDLE),
-    "a pickle": Bad(_pickle, F.POLICY),
-    "a pickle that is called source": Bad(_pickle_called_source, F.BUNDLE_CHANGED, BUNDLE),
-    "a bundle of another flow": Bad(_flow_of_another_name, F.BUNDLE_CHANGED, BUNDLE),
-    "huge parameters": Bad(changed("flow_run.parameters_json", '{"x": "' + "y" * 2_000_000 + '"}'), F.PARAMETERS),
-    "parameters that are no JSON": Bad(changed("flow_run.parameters_json", "{x: __import__('os')}"), F.PARAMETERS),
-    "parameters that are a list": Bad(changed("flow_run.parameters_json", "[1]"), F.PARAMETERS),
-    "parameters that are no numbers": Bad(changed("flow_run.parameters_json", '{"x": NaN}'), F.PARAMETERS),
-    "parameters without a ground": Bad(changed("flow_run.parameters_json", "[" * 200_000), F.PARAMETERS),
-    "a run's name that writes on the terminal": Bad(changed("flow_run.run_name", "\x1b]0;owned\x07"), F.POLICY),
-    "a run's name with lines": Bad(changed("flow_run.run_name", "a\n[2026] INFO - all is well"), F.POLICY),
-    "a time that is none": Bad(changed("flow_run.scheduled_time.seconds", 2**62), F.POLICY),
-    "no attempt": Bad(changed("attempt", 0), F.POLICY),
-    "a run whose name leads back": Bad(changed(RUN, "projects/etl/flowRuns/.."), None),
-    "a run whose name is a path": Bad(changed(RUN, "projects/etl/flowRuns/../../../x", signed=False), None),
-    "a run whose name ends early": Bad(changed(RUN, "projects/etl/flowRuns/a\0b"), None),
-    "a run without a name": Bad(changed(RUN, "", signed=False), None),
-    "no epoch": Bad(changed("epoch", 0), None),
-    "an epoch without an end": Bad(changed("epoch", 2**64 - 1), None),
-}  # fmt: skip
-
-
 def offered(world: World, bad: Bad) -> tuple[Seen, list[str]]:
     """Offers bad work and waits until it is dealt with. Returns what was told of it, and what was fetched for it."""
     world.mark.unlink(missing_ok=True)
     before = len(world.bucket.asked)
     lease = bad.make(world)
-    world.plane.offer(lease)
-    if bad.reason is None:
-        world.plane.wait_for_polls(2)
-    else:
+    if bad.reason is not None:
+        world.plane.offer(lease)
         world.plane.wait_for(lease.flow_run.name)
+    else:  # nothing is told of it: it is dealt with when what comes after it is
+        next_one = world.lease()
+        world.plane.offer(lease, next_one)
+        world.plane.wait_for(next_one.flow_run.name)
     return world.plane.seen(lease.flow_run.name), world.bucket.asked[before:]
 
 
 def judge(world: World, bad: Bad) -> list[str]:
     """Returns what the agent did that it should not have done."""
     seen, asked = offered(world, bad)
-    faults = []
-    if world.mark.exists():
-        faults.append(f"executed: {world.mark.read_text()}")
-    kinds = {path.split("/")[3] for path in asked if path.startswith("/bundles/prod/")}
-    strange = [path for path in asked if not path.startswith("/bundles/prod/")]
-    if strange or kinds - set(bad.fetched):
-        faults.append(f"fetched: {asked}")
-    if bad.reason is None and (seen.accepted or seen.released):
-        faults.append(f"taken: {seen}")
-    if bad.reason is not None and seen.refusal != bad.reason:
-        faults.append(f"not refused with {bad.reason.name}: {seen}")
+    faults = faults_of(bad, seen, asked, world.mark)
     if world.agent.poll() is not None:
         faults.append(f"the agent died: {world.log()[-2000:]}")
     return faults

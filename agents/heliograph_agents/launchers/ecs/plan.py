@@ -13,7 +13,14 @@ from heliograph.run_configs.ecs import is_fargate
 from heliograph.run_configs.fargate import check_fargate_size, cpu_units, memory_mib
 from heliograph.storage import LaunchSettings
 from heliograph_agents.launcher import LaunchError, PlanFacts, RunSpec
-from heliograph_agents.launchers.ecs.facts import identities_in, mounts_in, privileges_in, variables_in
+from heliograph_agents.launchers.ecs.facts import (
+    identities_in,
+    images_in,
+    mounts_in,
+    privileges_in,
+    sizes_in,
+    variables_in,
+)
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.labels import LABEL, labels_of
 
@@ -167,6 +174,7 @@ class _Plan:
                 definition["executionRoleArn"] = role  # ECS wants it there when the definition logs, or pulls from ECR
         overrides = self._overrides(definition)
         cpu, memory = self._size(definition, overrides, known=definition is not None)
+        cpu, memory = (task or beside for task, beside in zip((cpu, memory), sizes_in(asked, overrides), strict=True))
         timeout = float(self._settings.start_timeout_seconds)
         run_task = self._run_task | {
             "overrides": overrides,
@@ -187,16 +195,19 @@ class _Plan:
         ):
             if value:
                 run_task.setdefault(key, value)
-        unseen = f"task-definition:{name or url}" if name or url else ""
+        # What is not seen here cannot be judged: each rule that it could break has to allow it by its name.
+        unseen = (f"task-definition:{name or url}",) if name or url else ()
+        privileged = privileges_in(asked, fargate=self._fargate)
         facts = PlanFacts(
-            image=image or unseen,
+            image=image or "".join(unseen),
             env=tuple(sorted({*self._settings.env, *variables_in(asked), *variables_in(self._asked)})),
-            mounts=mounts_in(asked),
+            mounts=mounts_in(asked, self._asked) + unseen,
             cpu_millis=round(cpu * 1000 / 1024),
             memory_bytes=memory * 2**20,
-            # What is not seen here cannot be judged; on Fargate there is nothing that a container could have more.
-            privileged=privileges_in(asked) + (("unseen task definition",) if unseen and not self._fargate else ()),
-            identities=identities_in(options, asked, self._asked),
+            # On Fargate there is nothing that a container could have more.
+            privileged=privileged + (("unseen task definition",) if unseen and not self._fargate else ()),
+            identities=identities_in(options, asked, self._asked) + unseen,
+            more_images=images_in(asked, self._container) + unseen,
             options=tuple(sorted({*options} - {"run_task_kwargs"} | {f"run_task_kwargs.{key}" for key in self._asked})),
         )
         awsvpc = self._fargate if definition is None else definition.get("networkMode") == "awsvpc"

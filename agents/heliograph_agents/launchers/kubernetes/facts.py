@@ -12,6 +12,8 @@ from heliograph_agents.launchers.kubernetes.manifest import flow_container
 
 _OURS = (names.OFFER_VOLUME, names.WORK_VOLUME)
 _HARMLESS = ("emptyDir", "downwardAPI")
+_APPARMOR_NOTE = "container.apparmor.security.beta.kubernetes.io/"
+"""How clusters before 1.30 are told a container's profile; newer ones still read it."""
 
 
 def facts_of(
@@ -125,6 +127,8 @@ def _privileged(job: Mapping[str, Any]) -> set[tuple[str, str]]:
     for one in _containers(job):
         name = str(one.get("name"))
         found |= {(name, word) for word in _rights(one.get("securityContext"))}
+        if job["spec"]["template"]["metadata"]["annotations"].get(_APPARMOR_NOTE + name) == "unconfined":
+            found.add((name, "appArmorProfile Unconfined"))
         found |= {(name, "host port") for port in one.get("ports") or () if port.get("hostPort")}
     return found
 
@@ -149,10 +153,19 @@ def _rights(context: Any) -> set[str]:
 
 
 def _total(job: Mapping[str, Any], unit: str) -> float:
-    """Adds up what the containers may use: their limits, or else what they ask for."""
-    total = 0.0
-    for one in _pod(job).get("containers") or ():
-        resources = one.get("resources") or {}
-        value = (resources.get("limits") or {}).get(unit) or (resources.get("requests") or {}).get(unit)
-        total += float(parse_quantity(value)) if value else 0.0
-    return total
+    """Adds up what containers may use that run at once: their limits, or else what they ask for.
+
+    Those before the flow run one by one; with `restartPolicy: Always` they go on beside it. A pod may have a limit too.
+    """
+    pod = _pod(job)
+    first = pod.get("initContainers") or ()
+    before = [_most(one, unit) for one in first if one.get("restartPolicy") != "Always"]
+    beside = [_most(one, unit) for one in first if one.get("restartPolicy") == "Always"]
+    at_once = sum(_most(one, unit) for one in pod.get("containers") or ())
+    return max(at_once + sum(beside), max(before, default=0.0) + sum(beside), _most(pod, unit))
+
+
+def _most(one: Mapping[str, Any], unit: str) -> float:
+    resources = one.get("resources") or {}
+    value = (resources.get("limits") or {}).get(unit) or (resources.get("requests") or {}).get(unit)
+    return float(parse_quantity(value)) if value else 0.0
