@@ -151,7 +151,7 @@ def test_starting_again_what_is_only_presumed_dead_is_found(make_stack: StackFac
 # --- being cancelled while standing still -----------------------------------------------------------------------------
 
 
-def cancel_what_stands_still(stack: Stack, seconds: float = 30) -> None:
+def cancel_what_stands_still(stack: Stack, seconds: float = 90) -> None:
     """Cancels a stopped flow and one that holds the GIL: neither can hear it."""
     with begun(stack, stopped={"seconds": 600}, holding={"seconds": 600, "hold": True}) as (client, ids):
         flows = [part(stack, run, "flow") for run in ids.values()]
@@ -165,20 +165,20 @@ def cancel_what_stands_still(stack: Stack, seconds: float = 30) -> None:
 
 def test_what_stands_still_is_ended_when_it_is_cancelled(make_stack: StackFactory) -> None:
     """Asked, terminated after the grace period, killed after half of it again."""
-    cancel_what_stands_still(make_stack(planted=SHORT, agent_args=["--grace", "1"]))
+    cancel_what_stands_still(make_stack(agent_args=["--grace", "1"]))
 
 
 @pytest.mark.full
 def test_a_supervisor_that_only_asks_is_found(make_stack: StackFactory) -> None:
     """The planted twin."""
     with pytest.raises(AssertionError, match="is finished"):
-        cancel_what_stands_still(make_stack(planted=f"{SHORT},ask_only", agent_args=["--grace", "1"]), seconds=6)
+        cancel_what_stands_still(make_stack(planted="ask_only", agent_args=["--grace", "1"]), seconds=6)
 
 
 # --- an agent that is alive and does nothing --------------------------------------------------------------------------
 
 
-def get_stuck(stack: Stack, seconds: float = 30) -> None:
+def get_stuck(stack: Stack, seconds: float = 90) -> None:
     """Has the agent's event loop wait for ever in the middle of a run."""
     with begun(stack, plain={"seconds": 4}) as (_, ids):
         agent = stack.agents[0]
@@ -196,11 +196,11 @@ def get_stuck(stack: Stack, seconds: float = 30) -> None:
 
 def test_a_stuck_agent_ends_itself_and_its_runs_go_on(make_stack: StackFactory) -> None:
     """It leaves with 70 and a trace of every thread; the next agent of its name adopts what it had."""
-    get_stuck(make_stack(planted=f"{SHORT},stuck_on_signal"))
+    get_stuck(make_stack(planted="short_watch,stuck_on_signal"))
 
 
 @pytest.mark.full
 def test_a_watchdog_that_lets_it_be_is_found(make_stack: StackFactory) -> None:
     """The planted twin."""
     with pytest.raises(AssertionError, match="the stuck agent ends itself"):
-        get_stuck(make_stack(planted=f"{SHORT},stuck_on_signal,blind_watchdog"), seconds=8)
+        get_stuck(make_stack(planted="short_watch,stuck_on_signal,blind_watchdog"), seconds=8)

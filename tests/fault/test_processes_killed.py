@@ -86,10 +86,10 @@ def test_an_agent_that_adopts_nothing_is_found(make_stack: StackFactory) -> None
 
 
 def flow_killed(stack: Stack) -> None:
-    """Kills the flow process; the run must be Crashed within seconds, with signal and hint."""
+    """Kills the flow process; the run must be Crashed, with signal and hint."""
     run, seen = start(stack, count=200, seconds=0.2)
     psutil.Process(processes_of(stack, run)["flow_pid"]).send_signal(signal.SIGKILL)
-    found = stack.wait_for(run, StateCode.CRASHED, seconds=10)
+    found = stack.wait_for(run, StateCode.CRASHED)
     assert found.failure.reason == FailureCode.SIGNAL
     assert found.failure.signal == signal.SIGKILL
     told = {entry.slug for entry in task_states(stack, run) if entry.state is StateCode.RUNNING}
@@ -122,9 +122,9 @@ def supervisor_killed(stack: Stack) -> None:
     wait_until(lambda: len(witness(seen)) >= frozen_at + 5, "the flow goes on beside a frozen supervisor")
     stored = len(task_states(stack, run))
     supervisor.kill()
-    wait_until(lambda: gone(pids["flow_pid"]), "the flow ends with its supervisor", seconds=10)
+    wait_until(lambda: gone(pids["flow_pid"]), "the flow ends with its supervisor", seconds=20)
 
-    found = stack.wait_for(run, StateCode.CRASHED, seconds=20)
+    found = stack.wait_for(run, StateCode.CRASHED)
     assert found.failure.reason == FailureCode.SUPERVISOR_DIED
     entries = task_states(stack, run)
     assert len(entries) > stored, "what was not shipped has arrived"

@@ -102,13 +102,13 @@ class Ground:
     def directory(self, handle: Handle) -> RunDirectory:
         return RunDirectory(self.runs / handle.infrastructure)
 
-    async def until(self, look: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, look: Callable[[], object], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not look():  # noqa: ASYNC110 (about other processes, which set no events)
                 await asyncio.sleep(0.01)
 
     async def exit_of(self, handle: Handle) -> InfraExit:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not isinstance(found := await self.launcher.inspect(handle), InfraExit):  # noqa: ASYNC110 (as above)
                 await asyncio.sleep(0.01)
         return found
@@ -260,7 +260,7 @@ class TestWarm:
         record = ground.directory(handle).processes()
         assert record is not None
         kill(record.supervisor_pid)
-        await ground.until(lambda: handle in ground.hints, seconds=2)
+        await ground.until(lambda: handle in ground.hints)  # without this nobody looks: no agent is there
 
     async def test_new_distributions_get_a_new_warm_parent(
         self, ground: Ground, monkeypatch: pytest.MonkeyPatch
