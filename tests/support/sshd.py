@@ -109,6 +109,11 @@ class Sshd:
             ends.end(self._process)
 
     @property
+    def url(self) -> str:
+        """Address of what there is one of behind it."""
+        return f"ssh://{self.user}@{self.address}"
+
+    @property
     def log(self) -> str:
         """What it has said."""
         return (self.folder / "log").read_text()

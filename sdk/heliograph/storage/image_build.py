@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from heliograph.exceptions import StorageError
 from heliograph.storage.registry_login import Login
+from heliograph.utilities.docker_ssh import SshWay, is_ssh
 
 if TYPE_CHECKING:
     import docker
@@ -98,19 +100,26 @@ class Engine:
             import requests
         except ImportError:
             raise StorageError("Docker storage needs the Docker SDK", hint="pip install 'heliograph[docker]'") from None
+        url = self._base_url or os.environ.get("DOCKER_HOST", "")
+        way = SshWay(url) if is_ssh(url) else None
         try:
-            if self._base_url:
+            if way is not None:
+                client = docker.DockerClient(base_url=way.url, timeout=_BUILD_SECONDS)
+            elif self._base_url:
                 client = docker.DockerClient(base_url=self._base_url, tls=self._tls, timeout=_BUILD_SECONDS)
             else:
                 client = docker.from_env(timeout=_BUILD_SECONDS)
             with closing(client):
                 yield client
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            said = getattr(error, "explanation", None) or error
+            said = getattr(error, "explanation", None) or (way.words() if way is not None else "") or error
             raise StorageError(
                 f"Docker fails: {said}",
                 hint="Check that the engine runs, DOCKER_HOST or base_url, and that this user may use it.",
             ) from error
+        finally:
+            if way is not None:
+                way.close()
 
     def build(self, context: Context, tag: str, *, pull: bool, options: Mapping[str, Any]) -> str:
         """Builds an image. Returns its id.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.certificates import Certificates
 from tests.support.docker_engine import DockerEngine
+from tests.support.sshd import SshClient, Sshd
 from tests.support.stack import Stack
 
 from heliograph.engine.codes import StateCode
@@ -81,17 +82,6 @@ def relay(engine: DockerEngine, tls: ssl.SSLContext | None = None) -> Iterator[i
         thread.join(10)
 
 
-@pytest.fixture
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Docker configuration folder with nothing in it, and no other word of an engine."""
-    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "docker-config"
-    folder.mkdir()
-    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
-    return folder
-
-
 def version(base_url: str = "") -> str:
     engine = Engine(base_url, 30.0)
     try:
@@ -100,8 +90,8 @@ def version(base_url: str = "") -> str:
         engine.close()
 
 
-def test_a_run_in_a_container_reaches_the_control_plane_of_its_host_with_certificates_of_both(
-    tmp_path: Path, docker_engine: DockerEngine, runtime_image: str
+def test_a_run_by_ssh_in_a_container_reaches_the_control_plane_of_its_host_with_certificates_of_both(
+    tmp_path: Path, docker_engine: DockerEngine, sshd: Sshd, ssh_user: SshClient, runtime_image: str
 ) -> None:
     server = Certificates(tmp_path / "server", "server", hosts=["host.docker.internal"])
     person = Certificates(tmp_path / "client", "client")
@@ -109,6 +99,8 @@ def test_a_run_in_a_container_reaches_the_control_plane_of_its_host_with_certifi
         tmp_path,
         environment={
             **docker_engine.environment,
+            "DOCKER_HOST": sshd.url,
+            "PATH": ssh_user.path,
             "HELIOGRAPH__CLIENT__TLS_CA": str(server.ca),
             "HELIOGRAPH__CLIENT__TLS_CERT": str(person.cert),
             "HELIOGRAPH__CLIENT__TLS_KEY": str(person.key),
@@ -128,6 +120,7 @@ def test_a_run_in_a_container_reaches_the_control_plane_of_its_host_with_certifi
         stack.start_agent()
         stack.register(FLOW.format(bundles=str(bundles), image=runtime_image))
         stack.wait_for(stack.run("hello"), StateCode.SUCCESS, seconds=240)
+        assert ssh_user.calls, "the engine was reached by ssh"
     finally:
         stack.stop()
 

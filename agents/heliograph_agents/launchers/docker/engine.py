@@ -15,9 +15,13 @@ from typing import Any, TypeVar
 import docker
 import docker.errors
 import docker.tls
+import docker.transport
 import docker.utils
 import requests.exceptions
 import urllib3.exceptions
+
+from heliograph.exceptions import InvalidArgumentError
+from heliograph.utilities.docker_ssh import SshWay, is_ssh
 
 T = TypeVar("T")
 
@@ -37,6 +41,24 @@ class _Api(docker.APIClient):
         if isinstance(self.verify, str):
             settings["verify"] = self.verify
         return settings
+
+
+class _OnePool(docker.transport.UnixHTTPAdapter):
+    """Connections for all questions: the SDK's own keeps some for each question."""
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 (the engine is the same for all)
+        """Returns the pool."""
+        return super().get_connection("http+docker://engine", proxies)
+
+
+class _SshApi(_Api):
+    """The SDK's client where each connection is a login."""
+
+    def mount(self, prefix: Any, adapter: Any) -> None:
+        """Takes who makes connections."""
+        if isinstance(adapter, docker.transport.UnixHTTPAdapter):
+            adapter = _OnePool(adapter.socket_path, adapter.timeout, max_pool_size=adapter.max_pool_size)
+        super().mount(prefix, adapter)
 
 
 class EngineAwayError(OSError):
@@ -72,6 +94,7 @@ class Engine:
     def __init__(self, base_url: str, timeout_seconds: float) -> None:
         self._base_url, self._timeout = base_url, timeout_seconds
         self._api: docker.APIClient | None = None
+        self._way: SshWay | None = None
 
     @property
     def address(self) -> str:
@@ -87,6 +110,9 @@ class Engine:
         api, self._api = self._api, None
         if api is not None:
             api.close()
+        way, self._way = self._way, None
+        if way is not None:
+            way.close()
 
     # --- images ------------------------------------------------------------------------------------------------------
 
@@ -206,8 +232,13 @@ class Engine:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[docker.APIClient], T]) -> T:
-        with _speaking():
-            return question(self._client())
+        try:
+            with _speaking():
+                return question(self._client())
+        except EngineAwayError as error:
+            if self._way is not None and (words := self._way.words()):
+                raise EngineAwayError(f"no way to it by ssh: {words}") from error
+            raise
 
     def _find(self, question: Callable[[docker.APIClient], T]) -> T | None:
         try:
@@ -226,7 +257,13 @@ class Engine:
                 url, tls = found.get("base_url", ""), found.get("tls") or None
             if not url:
                 url, tls = _context()
-            self._api = _Api(
+            if is_ssh(url):
+                try:
+                    self._way = self._way or SshWay(url)
+                except InvalidArgumentError as error:
+                    raise EngineAwayError(str(error)) from error
+                url, tls = self._way.url, None
+            self._api = (_SshApi if self._way is not None else _Api)(
                 base_url=url or None, tls=tls or False, version="auto", timeout=int(self._timeout),
                 num_pools=POOL, max_pool_size=POOL, use_ssh_client=True,
             )  # fmt: skip

@@ -115,7 +115,8 @@ class DockerLauncher:
         except OSError as error:
             raise UnavailableError(
                 f"Docker at {self._engine.address} does not answer: {error}",
-                hint="Start the engine, or name another with --base-url; this user must be allowed to use it.",
+                hint="Start the engine, or name another with --base-url; this user must be allowed to use it"
+                " (by ssh: log in without being asked, and run `docker` there).",
             ) from error
         _log.info("Docker %s at %s", version, self._engine.address)
         loop = asyncio.get_running_loop()
