@@ -41,6 +41,7 @@ LOADING_SECONDS = 1.0
 """When to say what goes on between an agent's yes and the flow's first words."""
 IDLE_SECONDS = 0.5
 MAX_LABEL = 32
+_NOT_BEGUN = (StateCode.SCHEDULED, StateCode.SUBMITTED)
 CHILD_FAILURES = 5
 """Failed children of one map that get a line; the table at the end counts them all."""
 
@@ -109,7 +110,7 @@ class Follower:
                     self._show(item)
             self._tell_loading()
             self._release()
-            if StateCode(self.run.state) is StateCode.SCHEDULED and time.monotonic() > advice_at:
+            if StateCode(self.run.state) in _NOT_BEGUN and time.monotonic() > advice_at:
                 advice_at = time.monotonic() + NEXT_ADVICE_SECONDS
                 self._advise()
         self._release()
@@ -231,6 +232,8 @@ class Follower:
         from heliograph.cli.why import explanation_lines
 
         answer = self._session.client.explain_flow_run(self.run.name)
-        if StateCode(answer.flow_run.state) is StateCode.SCHEDULED:
+        state = StateCode(answer.flow_run.state)
+        # Submitted ones are told about already (see `_tell_loading`), but for what their infrastructure waits for.
+        if state is StateCode.SCHEDULED or (state is StateCode.SUBMITTED and answer.launch_delay):
             for line in explanation_lines(answer):
                 click.echo(line, err=True)

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from heliograph.api.v1 import flow_run_service_pb2 as pb
-from heliograph.api.v1 import flow_service_pb2, log_service_pb2, task_run_service_pb2
+from heliograph.api.v1 import flow_service_pb2, log_service_pb2, states_pb2, task_run_service_pb2
 from heliograph.cli import live
 from heliograph.cli.session import Session
 from heliograph.engine.codes import StateCode as S
@@ -169,6 +169,27 @@ def test_a_run_that_waits_long_is_explained(
     live.Follower(session, run).follow()
     assert client.explained == 1
     assert "no agent was ever seen" in capsys.readouterr().err
+
+
+def test_a_run_whose_infrastructure_waits_long_is_explained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "FIRST_ADVICE_SECONDS", 0.0)
+    gate, submitted = threading.Event(), pb.FlowRun(name=NAME, run_name="otter", flow_version="v")
+    submitted.state = states_pb2.STATE_SUBMITTED
+    client = FakeClient([change(S.SUBMITTED, 1), gate, change(S.SUCCESS, 2)], [])
+
+    def explain(_: str) -> pb.ExplainFlowRunResponse:
+        gate.set()
+        return pb.ExplainFlowRunResponse(
+            flow_run=submitted, situation=pb.SITUATION_LAUNCHING, launch_delay=states_pb2.LAUNCH_DELAY_NO_ROOM
+        )
+
+    client.explain_flow_run = explain  # type: ignore[method-assign]
+    session = Session(color="never")
+    session._client = client  # type: ignore[assignment]
+    live.Follower(session, submitted).follow()
+    assert "It waits: the infrastructure has no free place that fits it." in capsys.readouterr().err
 
 
 def test_scripts_get_the_messages_themselves(capsys: pytest.CaptureFixture[str]) -> None:
