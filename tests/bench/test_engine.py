@@ -9,13 +9,16 @@ from __future__ import annotations
 import gc
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 from tests.bench.budgets import measured
 from tests.bench.calibration import CALIBRATION_MICROS, calibration
 
 from heliograph.core.flow import Flow
+from heliograph.engine.cache_validators import all_inputs
 from heliograph.engine.state import State
 from heliograph.executors import Executor, LocalDaskExecutor, LocalExecutor
 from heliograph.utilities.tasks import task
@@ -122,3 +125,21 @@ def test_results_of_a_large_map() -> None:
     print(f"\nresult of 10,000 children: {first:.2f} CPU µs each, again {again:.4f}")
     assert first <= 2 * max(1.0, calibration() / CALIBRATION_MICROS)
     assert again <= 0.1
+
+
+def test_cached_children() -> None:
+    """A child whose inputs are looked up among all that were cached before it costs the same in a large map."""
+    told: dict[tuple[int, str], float] = {}
+    for count in (400, 3_200):
+        kept = task(lambda x: x, name="kept", cache_for=timedelta(hours=1), cache_validator=all_inputs)
+        kept.cache_key = str(uuid.uuid4())
+        with Flow("cached") as flow:
+            kept.map(numbers(count))
+        states: list[State | None] = []
+        for what in ("new", "found"):
+            told[count, what] = cpu(lambda: states.append(flow.run())) / count * 1e6  # noqa: B023 - called at once
+        assert all(state is not None and state.is_successful() for state in states)
+    for what in ("new", "found"):
+        small, large = told[400, what], told[3_200, what]
+        print(f"\ncached children, {what}: 400: {small:.0f}, 3,200: {large:.0f} CPU µs each, ratio {large / small:.2f}")
+        assert large <= 2 * small

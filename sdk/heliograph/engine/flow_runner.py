@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from heliograph.config import config
 from heliograph.context import context as run_context
 from heliograph.context import swap
+from heliograph.engine.cache_shelves import Shelf
 from heliograph.engine.cancellation import Cancellation
 from heliograph.engine.clock import Clock, SystemClock, to_datetime
 from heliograph.engine.codes import FailureCode, StateCode
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("heliograph.FlowRunner")
 
-_CACHES: dict[str, list[Any]] = {}
+_CACHES: dict[str, Shelf] = {}
 """Cached states by cache key, for all runs of this process."""
 
 
@@ -399,10 +400,10 @@ def _drop_expired() -> None:
     now = datetime.now(UTC)
     for key in list(_CACHES):
         kept = [s for s in _CACHES[key] if s.cached_result_expiration is None or s.cached_result_expiration > now]
-        if kept:
-            _CACHES[key] = kept
-        else:
+        if not kept:
             _CACHES.pop(key, None)
+        elif len(kept) < len(_CACHES[key]):
+            _CACHES[key] = Shelf(kept)
 
 
 # --- who is around ----------------------------------------------------------------------------------------------------

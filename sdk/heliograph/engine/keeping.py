@@ -7,10 +7,11 @@ value went or why it was not kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from typing import Any
 
 from heliograph.context import context
+from heliograph.engine.cache_shelves import Shelf, find_cached
 from heliograph.engine.nodes import NONE_VALUE, TaskFrame
 from heliograph.engine.run_loop import RunLoop
 from heliograph.engine.sink import StoredResult
@@ -56,13 +57,14 @@ class Keeper:
                     return Cached(f"Result found at task target {location}", result=known, cached_inputs=inputs)
         if task.cache_for is None:
             return None
-        caches: dict[str, list[Cached]] = self.loop.base_context["caches"]
-        for candidate in caches.get(task.cache_key or task.name, ()):
-            if task.cache_validator(candidate, inputs, self.parameters):
-                found = candidate.load_result()
-                _log.info("Task '%s': not run, its result was found in the cache.", self.loop.name_of(frame.run))
-                return found
-        return None
+        caches: dict[str, MutableSequence[Cached]] = self.loop.base_context["caches"]
+        candidates = caches.get(task.cache_key or task.name, ())
+        cached = find_cached(candidates, task.cache_validator, inputs, self.parameters)
+        if cached is None:
+            return None
+        found = cached.load_result()
+        _log.info("Task '%s': not run, its result was found in the cache.", self.loop.name_of(frame.run))
+        return found
 
     def to_cache(self, frame: TaskFrame, state: State, inputs: dict[str, Any]) -> Cached:
         """Puts a success into the cache, and returns the state that it ends in by that."""
@@ -77,7 +79,7 @@ class Keeper:
             context=state.context,
         )
         with self.loop.condition:
-            self.loop.base_context["caches"].setdefault(task.cache_key or task.name, []).insert(0, cached)
+            self.loop.base_context["caches"].setdefault(task.cache_key or task.name, Shelf()).insert(0, cached)
         return cached
 
     def _result_of(self, frame: TaskFrame) -> Any:
