@@ -44,8 +44,9 @@ from heliograph_agents.ended import End, Ended
 from heliograph_agents.gate import Gate
 from heliograph_agents.launcher import BundleSpec, Credentials, Handle, InfraExit, Launcher, LaunchError, RunSpec
 from heliograph_agents.link import AgentRefusedError, Link, Pause, worth_another_try
+from heliograph_agents.log_shipping import LOG_METHOD
 from heliograph_agents.run_directory import RunDirectory
-from heliograph_agents.shipping import LOG_METHOD, UNARY_METHOD
+from heliograph_agents.shipping import UNARY_METHOD
 from heliograph_agents.tracker import (
     Accept,
     AcceptAgain,

@@ -1,196 +1,49 @@
-"""Ships the outbox: the supervisor's two pumps, states and logs, each a thread with its own lane and its own pace.
+"""Ships a run's states from the outbox: the supervisor's first pump, a thread with its own lane and its own pace.
 
-States: one batch at a time on a stream; the next gathers while the acknowledgement is under way. Where streams do not
-pass, the unary twin is used. Logs: unary, and only while no states wait. Neither ever gives up on a control plane that
-is away: it tries again with jitter, the channel is rebuilt, and everything goes out in order with its own times.
+One batch at a time on a stream; the next gathers while the acknowledgement is under way. Where streams do not pass, the
+unary twin is used. After an outage everything goes out in order with its own times.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliograph.api.v1 import log_service_pb2, run_reporting_service_pb2
+from heliograph.api.v1 import run_reporting_service_pb2
 from heliograph.api.v1.agent_service_pb2 import Command
 from heliograph.engine.codes import StateCode
 from heliograph.exceptions import (
     ClientTooOldError,
     HeliographError,
     InvalidArgumentError,
-    LeaseLostError,
-    NotFoundError,
-    PermissionDeniedError,
     SequenceGapError,
-    UnauthenticatedError,
     UnavailableError,
 )
-from heliograph.reporting.batches import (
-    MAX_ENTRY_BYTES,
-    MAX_EVENT_BYTES,
-    MAX_RECORDS,
-    event_batch,
-    log_request,
-)
-from heliograph.reporting.lanes import LOGS, STATES, Chunk, LaneReader
+from heliograph.reporting.batches import MAX_EVENT_BYTES, MAX_RECORDS, event_batch
+from heliograph.reporting.lanes import STATES, Chunk, LaneReader
+from heliograph_agents.pumping import ACK_SECONDS, Link, Pump, Verdict, Writer
 
 if TYPE_CHECKING:
     import grpc
 
 STREAM_METHOD = "/heliograph.api.v1.RunReportingService/StreamRunEvents"
 UNARY_METHOD = "/heliograph.api.v1.RunReportingService/ReportRunEvents"
-LOG_METHOD = "/heliograph.api.v1.LogService/WriteLogEntries"
-
-ACK_SECONDS = 20.0
-"""How long an acknowledgement may take before the connection is taken for dead."""
 
 STREAM_SECONDS = 3600.0
 """Deadline of one stream; another follows."""
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 4.0
-REBUILD_AFTER = 5
-"""Failures in a row after which the channel is made anew."""
-
-REFUSALS = 5
-"""Refusals of the token in a row that are final once the flow has ended."""
-
 LOGS_FIRST_SECONDS = 3.0
 """How long the final state waits for the log lines before it."""
-
-LOGS_WAIT_SECONDS = 0.1
-"""How long log lines wait for states."""
 
 FLOW_RUN_TAG = 0x12
 """First byte of a `RunEvent` that tells of the flow run: field 2, length-delimited."""
 
 _log = logging.getLogger("heliograph.supervisor")
-
-
-class Verdict(Enum):
-    """Why a pump ended."""
-
-    DONE = "all was acknowledged"
-    LEASE_LOST = "the lease belongs to another"
-    REFUSED = "the control plane refuses the token"
-    STOPPED = "told to stop"
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Who ships: (run, epoch)."""
-
-    flow_run: str
-    epoch: int
-
-
-class Link:
-    """The channel to the control plane, made anew after failures. Shared by the pumps."""
-
-    def __init__(self, connect: Callable[[], grpc.Channel]) -> None:
-        self._connect = connect
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
-        self._failures = 0
-        self._said_down = False
-
-    def channel(self) -> grpc.Channel:
-        """Returns the channel."""
-        with self._lock:
-            if self._channel is None:
-                self._channel = self._connect()
-            return self._channel
-
-    def failed(self, error: HeliographError) -> None:
-        """Notes a failure; says so when the link goes down. Where the token was refused, there may be another now."""
-        with self._lock:
-            self._failures += 1
-            if not self._said_down:
-                self._said_down = True
-                _log.warning("control plane away: %s; the run goes on, its states are kept here", error)
-            again = self._failures % REBUILD_AFTER == 0 or isinstance(error, UnauthenticatedError)
-            if again and self._channel is not None:
-                self._channel.close()
-                self._channel = None
-
-    def answered(self) -> None:
-        """Notes an answer; says so when the link comes back."""
-        if not self._failures:
-            return
-        with self._lock:
-            self._failures = 0
-            if self._said_down:
-                self._said_down = False
-                _log.warning("control plane is back")
-
-    def close(self) -> None:
-        """Closes the channel."""
-        with self._lock:
-            if self._channel is not None:
-                self._channel.close()
-                self._channel = None
-
-
-class _Pump(threading.Thread):
-    """What both pumps share: waking, pausing with jitter, ending."""
-
-    def __init__(self, name: str, link: Link) -> None:
-        super().__init__(name=name, daemon=True)
-        self.verdict: Verdict | None = None
-        self._link = link
-        self._wake = threading.Event()
-        self._no_more = False
-        self._stopped = False
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._refusals = 0
-
-    def poke(self) -> None:
-        """Says that there may be something new."""
-        self._wake.set()
-
-    def finish(self) -> None:
-        """Nothing more will be written: end when all that is there was acknowledged."""
-        self._no_more = True
-        self._wake.set()
-
-    def stop(self) -> None:
-        """End now."""
-        self._stopped = True
-        self._wake.set()
-
-    def _wait(self, seconds: float) -> None:
-        self._wake.wait(seconds)
-        self._wake.clear()
-
-    def _back_off(self) -> None:
-        """Pauses after a failure, longer each time. New events do not shorten it; `stop` does."""
-        limit = time.monotonic() + self._pause_seconds * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
-        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2)
-        while not self._stopped and (left := limit - time.monotonic()) > 0:
-            self._wait(left)
-
-    def _answered(self) -> None:
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._refusals = 0
-        self._link.answered()
-
-    def _judge(self, error: HeliographError) -> Verdict | None:
-        """Returns the verdict that an answer means for any pump, or None to try again."""
-        if isinstance(error, LeaseLostError):
-            return Verdict.LEASE_LOST
-        if isinstance(error, (UnauthenticatedError, PermissionDeniedError, NotFoundError)):
-            self._refusals += 1
-            if self._refusals == REFUSALS:
-                _log.error("the control plane refuses this run's token: %s", error)
-            if self._refusals >= REFUSALS and self._no_more:
-                return Verdict.REFUSED  # the agent ships the rest with its own token
-        return None
 
 
 OnAck = Callable[[run_reporting_service_pb2.RunEventAck | HeliographError], None]
@@ -266,7 +119,7 @@ class _Unary:
         """Nothing to close."""
 
 
-class StatePump(_Pump):
+class StatePump(Pump):
     """Ships run events, renews the lease, and brings commands back.
 
     The flow's final state waits until the log lines before it are shipped, at most `LOGS_FIRST_SECONDS`: whoever sees
@@ -492,95 +345,6 @@ class StatePump(_Pump):
         found = self._reader.seek(sequence)
         self._news = True
         self._hole_from = sequence if found > sequence else 0
-
-
-class LogPump(_Pump):
-    """Ships log lines: behind states, and at least every `LOGS_WAIT_SECONDS` beside them.
-
-    Args:
-        link: The channel.
-        folder: The outbox.
-        writer: Who ships.
-        on_end: Called when the pump has ended, with `verdict` set.
-    """
-
-    def __init__(self, link: Link, folder: Path, writer: Writer, on_end: Callable[[], None]) -> None:
-        super().__init__("heliograph-logs", link)
-        self._reader = LaneReader(folder, LOGS)
-        self._rest = log_service_pb2.WriteLogEntriesRequest(
-            flow_run=writer.flow_run, epoch=writer.epoch
-        ).SerializeToString()
-        self._on_end = on_end
-        self._waiting: list[threading.Event] = []
-        self.states_idle: threading.Event | None = None
-
-    def drain(self, timeout_seconds: float) -> None:
-        """Waits until all lines that are on disk now are shipped."""
-        drained = threading.Event()
-        self._waiting.append(drained)
-        self._wake.set()
-        if self.is_alive():
-            drained.wait(timeout_seconds)
-
-    def run(self) -> None:
-        """Ships until there is a verdict."""
-        try:
-            while self.verdict is None and not self._stopped:
-                self._turn()
-        finally:
-            if self.verdict is None:
-                self.verdict = Verdict.STOPPED
-            self._reader.close()
-            for drained in self._waiting:
-                drained.set()
-            self._on_end()
-
-    def _turn(self) -> None:
-        no_more = self._no_more
-        waiting, self._waiting = self._waiting, []
-        if self.states_idle is not None and not waiting:
-            self.states_idle.wait(LOGS_WAIT_SECONDS)
-        chunk = self._reader.read(MAX_RECORDS, MAX_ENTRY_BYTES)
-        if chunk.payloads:
-            self._waiting[:0] = waiting  # in one step: another thread adds to it
-            self._ship(chunk)
-            return
-        for drained in waiting:
-            drained.set()
-        if no_more:
-            self.verdict = Verdict.DONE
-        elif not self._waiting:
-            self._wake.wait()
-            self._wake.clear()
-
-    def _ship(self, chunk: Chunk) -> None:
-        import grpc
-
-        from heliograph.client.errors import to_error
-
-        payloads = chunk.payloads
-        call: Any = self._link.channel().unary_unary(
-            LOG_METHOD,
-            request_serializer=None,
-            response_deserializer=log_service_pb2.WriteLogEntriesResponse.FromString,
-        )
-        try:
-            call(log_request(self._rest, payloads), timeout=ACK_SECONDS)
-        except grpc.RpcError as error:
-            known = to_error(error)
-            self.verdict = self._judge(known)
-            if self.verdict is not None or self._stopped:
-                return
-            if isinstance(known, InvalidArgumentError):
-                # The lines themselves were refused: they would be refused again, and must not hold up the others.
-                _log.warning("%d log lines were refused: %s", len(payloads), known)
-                return
-            self._link.failed(known)
-            self._reader.seek(chunk.first_sequence)
-            self._back_off()
-        else:
-            self._answered()
-            self._reader.trim(chunk.first_sequence + len(payloads) - 1)
 
 
 def final_state(payload: bytes) -> StateCode | None:

@@ -5,7 +5,7 @@ Order of a run:
 1. `stand_by`: becomes a subreaper, forks the flow process, waits to be told the run directory, and takes its lock. No
    channel is open yet. (`start`, where nothing can be forked: the same in another order.)
 2. `_Supervisor.run`: opens the channel (first contact), checks the bundle, sends `go`, then waits on events alone.
-3. The pumps (`shipping`) ship while the flow runs; commands come back to the loop here.
+3. The pumps (`shipping`, `log_shipping`) ship while the flow runs; commands come back to the loop here.
 4. The flow process ended: what is left of its tree is killed, a missing final state is added, everything is shipped.
 5. `exit.json` says how it ended; the agent reports it.
 """
@@ -42,9 +42,11 @@ from heliograph_agents import control_groups, processes
 from heliograph_agents.bundles import Ready, is_cached, prepare
 from heliograph_agents.confinement import confine
 from heliograph_agents.joined import FlowProcess, fork_flow_process, spawn_flow_process
+from heliograph_agents.log_shipping import LogPump
 from heliograph_agents.output import OutputFile, log_to
+from heliograph_agents.pumping import Link, Verdict, Writer
 from heliograph_agents.run_directory import ExitRecord, LaunchRecord, ProcessRecord, RunDirectory
-from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer, final_state
+from heliograph_agents.shipping import StatePump, final_state
 
 if TYPE_CHECKING:
     import grpc

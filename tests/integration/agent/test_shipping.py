@@ -29,8 +29,10 @@ from heliograph.client.channel import open_channel
 from heliograph.engine.codes import StateCode
 from heliograph.reporting.events import flow_event, log_entry, task_event
 from heliograph.reporting.lanes import LOGS, STATES, Lane, LaneWriter
-from heliograph_agents import shipping
-from heliograph_agents.shipping import Link, LogPump, StatePump, Verdict, Writer
+from heliograph_agents import pumping
+from heliograph_agents.log_shipping import LogPump
+from heliograph_agents.pumping import Link, Verdict, Writer
+from heliograph_agents.shipping import StatePump
 
 RUN = "projects/p/flowRuns/r"
 
@@ -156,7 +158,7 @@ def server() -> Scripted:
 
 @pytest.fixture
 def rig(tmp_path: Path, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(shipping, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(pumping, "LONGEST_PAUSE_SECONDS", 0.05)
     listening = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     run_reporting_service_pb2_grpc.add_RunReportingServiceServicer_to_server(server, listening)
     log_service_pb2_grpc.add_LogServiceServicer_to_server(server, listening)

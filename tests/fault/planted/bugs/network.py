@@ -250,6 +250,7 @@ def short_polls(agent: Any) -> None:
 _SHORT: dict[str, Callable[[Any], None]] = {
     "heliograph_agents.agent": short_polls,
     "heliograph_agents.link": short_calls,
+    "heliograph_agents.log_shipping": short_acks,
     "heliograph_agents.shipping": short_acks,
     "heliograph_agents.supervisor": short_checks,
     "heliograph_control_plane.services.agents": short_heartbeats,
