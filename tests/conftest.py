@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis on a busy machine, Ctrl-C that is heard, time limits that end, figures."""
+"""What every test shares: hypothesis on a busy machine, Ctrl-C that is heard, time limits that end, groups, figures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.support.figures import figure, print_figures
+from tests.support.groups import pytest_collection_finish, pytest_configure_node, pytest_xdist_make_scheduler
 
-__all__ = ["figure"]
+__all__ = ["figure", "pytest_collection_finish", "pytest_configure_node", "pytest_xdist_make_scheduler"]
 
 # Generating is slow when two test processes share two cores; that says nothing about the code under test.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
