@@ -173,24 +173,25 @@ class Writer:
 
     def _process(self, calls: list[_Call]) -> None:
         try:
-            self._commit(calls)
+            outcomes, changes = self._commit(calls)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: every caller gets an answer
             if len(calls) == 1 or self._is_fatal(error):
                 self._refuse(calls, error)
                 return
             for call in calls:
                 self._process([call])
+        else:
+            self._answer(outcomes, changes)  # what fails here is no reason to run again what is committed
 
     def _is_fatal(self, error: BaseException) -> bool:
         """True when nothing may be tried again: what a failed sync did not keep, the next one need not keep either."""
         return self.failed or (isinstance(error, DBAPIError) and is_fatal(error))
 
-    def _commit(self, calls: list[_Call]) -> None:
-        """Runs the calls in one transaction, commits it, and only then answers."""
+    def _commit(self, calls: list[_Call]) -> tuple[list[Outcome], Changes | None]:
+        """Runs the calls in one transaction and commits it; returns what is to be answered now."""
         if self.failed:
             raise _disk_failed()
-        outcomes, changes = self._transact(calls)
-        self._answer(outcomes, changes)
+        return self._transact(calls)
 
     def _transact(self, calls: list[_Call]) -> tuple[list[Outcome], Changes | None]:
         retries = _RETRIES
@@ -245,10 +246,9 @@ class Writer:
                 waiters.append(waiter)
         wake_all(waiters)
         if changes is not None:
-            for subscriber in tuple(self._subscribers):
-                subscriber(changes)
-            if self.on_commit is not None:
-                self.on_commit(changes)
+            for subscriber in (*self._subscribers, self.on_commit):
+                if subscriber is not None:
+                    _tell(subscriber, changes)
 
     def _refuse(self, calls: list[_Call], error: BaseException) -> None:
         answer: BaseException = error
@@ -282,6 +282,14 @@ class Writer:
             except SQLAlchemyError:
                 self._connection.invalidate()
             self._connection = None
+
+
+def _tell(subscriber: Callable[[Changes], None], changes: Changes) -> None:
+    """Tells one subscriber; its failure is neither the writer's nor the other subscribers'."""
+    try:
+        subscriber(changes)
+    except Exception:  # noqa: BLE001 - whoever it is: what is committed stands
+        _log.exception("a subscriber did not take what was committed; it will find it by its slow poll")
 
 
 def _disk_failed() -> UnavailableError:

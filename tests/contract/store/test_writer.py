@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,40 @@ def test_calls_that_wait_share_one_commit(bench: Bench) -> None:
     assert [one.result().run_id for one in runs] == [f"run-{number}" for number in range(10)]
     bench.store.reap().result()
     assert len(commits) == 1
+
+
+def test_a_subscriber_that_fails_has_nothing_done_again(bench: Bench) -> None:
+    """What is committed is committed: calls that shared the transaction are not run again one by one."""
+    gate, started = threading.Event(), threading.Event()
+    ran: list[int] = []
+    told: list[object] = []
+
+    def fail(_changes: object) -> None:
+        raise ZeroDivisionError
+
+    def block(_tx: Transaction) -> bool:
+        started.set()
+        return gate.wait(30)
+
+    def call(number: int) -> Callable[[Transaction], int]:
+        def work(tx: Transaction) -> int:
+            ran.append(number)
+            tx.runs.add(f"run-{number}")
+            return number
+
+        return work
+
+    for subscriber in (fail, told.append):
+        bench.store.subscribe(subscriber)
+    bench.store._write(block)
+    assert started.wait(30)
+    pendings = [bench.store._write(call(number)) for number in range(3)]
+    gate.set()
+    assert [pending.result(30) for pending in pendings] == [0, 1, 2]
+    assert bench.store.create_project("later", "").result(30).name == "later"
+    bench.store.close()
+    assert ran == [0, 1, 2]
+    assert told, "the others are told all the same"
 
 
 def test_a_full_queue_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
