@@ -12,6 +12,12 @@ _READERS = ("wakeups", "services.watching", "services.reporting", "services.logs
 _NEVER_SECONDS = 3600.0
 
 
+def brisk_slow_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has control planes of this process look into their stores by themselves twice a second."""
+    for module in _READERS:
+        monkeypatch.setattr(f"heliograph_control_plane.{module}.SLOW_POLL_SECONDS", 0.5)
+
+
 def no_slow_poll(monkeypatch: pytest.MonkeyPatch, *planes: InProcessControlPlane) -> None:
     """Has control planes of this process look into their stores only when something tells them to."""
     for module in _READERS:

@@ -11,6 +11,7 @@ import pytest
 from tests.contract.store.helpers import Bench, flow, task
 from tests.support.control_plane import control_plane
 from tests.support.figures import Figure
+from tests.support.hints import brisk_slow_poll
 from tests.support.pgbouncer import SESSIONS, PgBouncer, pgbouncer
 from tests.support.postgres import PostgresCluster, postgres
 from tests.support.scene import Scene
@@ -116,9 +117,10 @@ def test_without_a_pooler_changes_are_listened_to(postgres: PostgresCluster) -> 
 
 
 def test_two_control_planes_behind_a_pooler_find_each_others_changes(
-    tmp_path: Path, pooler: PgBouncer, postgres: PostgresCluster
+    tmp_path: Path, pooler: PgBouncer, postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is created at one is leased at the other, by the slow poll."""
+    brisk_slow_poll(monkeypatch)
     url = pooler.url(postgres.store_database())
     with (
         control_plane(tmp_path, database=url) as one,

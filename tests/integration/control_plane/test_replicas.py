@@ -23,7 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.control_plane import ControlPlaneProcess, control_plane
 from tests.support.figures import Figure
 from tests.support.forms import forms
-from tests.support.hints import no_slow_poll
+from tests.support.hints import brisk_slow_poll, no_slow_poll
 from tests.support.postgres import PostgresCluster, postgres
 from tests.support.scene import Api, Scene
 from tests.support.stack import wait_until
@@ -160,6 +160,7 @@ def test_a_control_plane_that_hears_nothing_is_found(
 def test_behind_a_pooler_that_swallows_listen_the_slow_poll_finds_the_run(
     tmp_path: Path, postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    brisk_slow_poll(monkeypatch)
     monkeypatch.setattr(Notices, "_listen_always", lambda _self: None)
     url = postgres.store_database()
     with (

@@ -6,6 +6,7 @@ The server is a process of its own, so that its memory and its files can be coun
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import re
 import threading
@@ -261,11 +262,17 @@ def lies_about_length(plane: ControlPlaneProcess) -> str:
         return refusals(one, too_long)
 
 
-def bombs(plane: ControlPlaneProcess) -> str:
-    """60 MB of nothing, packed; as gzip, as deflate, with garbage behind, and packed twice."""
+@functools.cache
+def packed_nothing() -> tuple[dict[str, bytes], bytes]:
+    """Returns 60 MB of nothing, packed in each way, and packed twice."""
     nothing = b"\0" * 60_000_000
     packed = {"gzip": gzip.compress(nothing), "deflate": zlib.compress(nothing)}
-    packed_twice = gzip.compress(packed["gzip"])
+    return packed, gzip.compress(packed["gzip"])
+
+
+def bombs(plane: ControlPlaneProcess) -> str:
+    """60 MB of nothing, packed; as gzip, as deflate, with garbage behind, and packed twice."""
+    packed, packed_twice = packed_nothing()
     kinds = [
         *((encoding, body, EXHAUSTED) for encoding, body in packed.items()),
         ("gzip", packed["gzip"][:-20], EXHAUSTED),
