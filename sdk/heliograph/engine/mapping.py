@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from heliograph.engine.nodes import Node
-from heliograph.engine.run_loop import RunLoop, Source
+from heliograph.engine.run_books import Source
+from heliograph.engine.run_loop import RunLoop
 from heliograph.engine.state import Mapped, State, Success
 
 if TYPE_CHECKING:
