@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.contract.launchers.ground import Ground
+from tests.contract.launchers.ground import WAIT_SECONDS, Ground
 
 from heliograph.api.v1.options_pb2 import ROLE_AGENT
 from heliograph.signing import TrustStore
@@ -49,6 +49,19 @@ class RunningAgent:
     def held(self) -> int:
         """How many of its slots are taken."""
         return len(self.agent._trackers)
+
+    async def heartbeats(self, more: int) -> None:
+        """Waits for that many answered heartbeats from now."""
+        heard = asyncio.Semaphore(0)
+
+        def listen(method: str, _: Any, __: Any) -> None:
+            if method == "HeartbeatAgent":
+                heard.release()
+
+        self.link.listeners.append(listen)
+        async with asyncio.timeout(WAIT_SECONDS):
+            for _ in range(more):
+                await heard.acquire()
 
 
 @pytest.fixture

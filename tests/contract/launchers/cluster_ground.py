@@ -60,14 +60,14 @@ class ClusterGround(JobGround):
         self.more_options: dict[str, Any] = {}
         super().__init__(folder, plane, request)
 
-    def make_launcher(self, agent: str = "") -> Launcher:
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
         settings = RunSettings(
             address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
         config = self.cluster.kubeconfig(self.folder / "kubeconfig", self.user, self.namespace)
         return KubernetesLauncher(
-            settings, self.folder / f"runs-{agent or self.agent}", self.options(), find_access(str(config))
+            settings, self.folder / f"{disk}-{agent or self.agent}", self.options(), find_access(str(config))
         )
 
     def options(self) -> KubernetesOptions:

@@ -36,12 +36,12 @@ class DockerGround(Ground):
         self.owner_says: dict[str, Any] = {}
         super().__init__(folder, plane, request)
 
-    def make_launcher(self, agent: str = "") -> Launcher:
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
         settings = RunSettings(
             address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
-        return DockerLauncher(settings, self.folder / f"runs-{agent or self.agent}", self.options())
+        return DockerLauncher(settings, self.folder / f"{disk}-{agent or self.agent}", self.options())
 
     def options(self) -> DockerOptions:
         """Returns what the agent's owner sets."""

@@ -53,7 +53,7 @@ class EcsGround(Ground):
         (folder / "storage").mkdir()
         super().__init__(folder, plane, request)
 
-    def make_launcher(self, agent: str = "", folder: str = "runs") -> Launcher:
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
         name = agent or self.agent
         settings = RunSettings(
             address=self.address, agent=name, home=str(self.folder / "home"),
@@ -62,7 +62,7 @@ class EcsGround(Ground):
         link = Link(self.plane.address, self.plane.token, None, insecure=False)
         self.links.append(link)
         codes = StartCodes(f"agents/{name}", link)
-        made = EcsLauncher(settings, self.folder / f"{folder}-{name}", self.options(), codes, advertised=self.address)
+        made = EcsLauncher(settings, self.folder / f"{disk}-{name}", self.options(), codes, advertised=self.address)
         made._address = self.plane.address  # without it no run begins at all, unheard or not
         return made
 

@@ -141,6 +141,8 @@ class Ground(ABC):
     """False where nothing comes back from a run that ended in order: the control plane alone knows how."""
     kills_silently: ClassVar[bool] = True
     """False where the infrastructure can only ask: what is abandoned may still say that its place was taken away."""
+    seen_from_everywhere: ClassVar[bool] = True
+    """False where runs are seen from one host alone, and from its disk."""
 
     def __init__(self, folder: Path, plane: ControlPlaneProcess, request: pytest.FixtureRequest) -> None:
         self.folder, self.plane = folder, plane
@@ -158,8 +160,13 @@ class Ground(ABC):
     # --- by kinds ------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def make_launcher(self, agent: str = "") -> Launcher:
-        """Returns a launcher as the agent of that name has it after a restart; by default `self.agent`."""
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
+        """Returns a launcher as the agent of that name has it after a restart; by default `self.agent`.
+
+        Args:
+            agent: The agent's name.
+            disk: Where it keeps its attempts: another one is that of an agent on another host.
+        """
 
     @abstractmethod
     def storage(self) -> Storage:

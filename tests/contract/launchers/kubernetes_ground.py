@@ -47,17 +47,17 @@ class KubernetesGround(JobGround):
         self.cluster = Cluster(folder / "cluster", old=self.old)
         super().__init__(folder, plane, request)
 
-    def make_launcher(self, agent: str = "") -> Launcher:
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
         settings = RunSettings(
             address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
         access = find_access(self.cluster.kubeconfig())
-        return KubernetesLauncher(settings, self.runs(agent), self.options(), access)
+        return KubernetesLauncher(settings, self.runs(agent, disk), self.options(), access)
 
-    def runs(self, agent: str = "") -> Path:
+    def runs(self, agent: str = "", disk: str = "runs") -> Path:
         """Returns the agent's own folder of attempts."""
-        return self.folder / f"runs-{agent or self.agent}"
+        return self.folder / f"{disk}-{agent or self.agent}"
 
     def options(self) -> KubernetesOptions:
         """Returns what the agent's owner sets."""

@@ -29,13 +29,14 @@ class LocalGround(Ground):
     """Processes of this host."""
 
     kind = "local"
+    seen_from_everywhere = False
 
-    def make_launcher(self, agent: str = "") -> Launcher:
+    def make_launcher(self, agent: str = "", disk: str = "runs") -> Launcher:
         settings = RunSettings(
             address=self.address, agent=agent or self.agent, home=str(self.folder / "home"),
             cache=str(self.folder / "cache"), work_dir=str(self.folder), grace_seconds=0.5,
         )  # fmt: skip
-        return LocalLauncher(settings, self._runs(agent), LocalOptions(crash_lines=self.early_lines))
+        return LocalLauncher(settings, self._runs(agent, disk), LocalOptions(crash_lines=self.early_lines))
 
     def storage(self) -> Storage:
         return Local(self.folder / "storage")
@@ -75,8 +76,8 @@ class LocalGround(Ground):
         found = await asyncio.to_thread(processes.members, directory.path, 0)
         return [f"process {pid}" for pid in found] + [str(directory.path)] * directory.token_file.exists()
 
-    def _runs(self, agent: str) -> Path:
-        return self.folder / f"runs-{agent or self.agent}"
+    def _runs(self, agent: str, disk: str = "runs") -> Path:
+        return self.folder / f"{disk}-{agent or self.agent}"
 
     def _directory(self, handle: Handle) -> RunDirectory:
         return RunDirectory(self._runs("") / handle.infrastructure)

@@ -137,6 +137,35 @@ async def test_a_cancelled_run_ends_and_gives_its_slot_back(ground: Ground) -> N
         assert not ground.alive(ground.marked("stubborn"))
 
 
+async def test_a_run_is_cancelled_through_another_agent_of_its_name_wherever_that_is(ground: Ground) -> None:
+    """The run itself hears of nothing: what ends it is the agent, which need not have the first one's disk."""
+    ground.address = "127.0.0.1:1"
+    ground.launcher = first = ground.make_launcher()
+    async with agent_on(ground):
+        run = ground.create_run("stubborn")
+        await ground.until(lambda: ground.marked("ignoring"), "the flow ignores SIGTERM")
+        [handle] = await first.list()
+    flow = ground.marked("stubborn")
+    ground.launcher = second = ground.make_launcher(disk="elsewhere")
+    async with agent_on(ground) as running:
+        await running.agent.opened.wait()
+        ground.client.cancel_flow_run(run)
+        if ground.seen_from_everywhere:
+            await ground.until(lambda: ground.state(run).is_finished and not running.held, "it is ended, and told")
+            assert ground.state(run) is StateCode.CANCELLED
+            assert not ground.alive(flow)
+            return
+        assert await second.list() == [], "it claims nothing that it cannot see"
+        await second.stop(handle, abandon=False)
+        await running.heartbeats(2)
+        assert running.held == 0
+        assert ground.alive(flow)
+        assert ground.state(run) is StateCode.CANCELLING, "nobody says that it has ended"
+    ground.launcher = ground.make_launcher()
+    async with agent_on(ground):
+        await ground.until(lambda: not ground.alive(flow), "the agent of its own host ends it")
+
+
 def _version(ground: Ground) -> str:
     answer = ground.client.call(ground.client.services.agents.ListAgents, pb.ListAgentsRequest())
     return next((str(one.version) for one in answer.agents if one.name == f"agents/{ground.agent}"), "")

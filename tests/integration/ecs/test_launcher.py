@@ -150,7 +150,7 @@ async def refused_once(ground: EcsGround, attempt: Attempt) -> LaunchError:
 async def asked_twice(ground: EcsGround) -> list[str]:
     """Has two agents' processes that know nothing of each other launch one attempt. Returns the tasks."""
     attempt = ground.attempt("pass")
-    twin = ground.make_launcher(folder="elsewhere")
+    twin = ground.make_launcher(disk="elsewhere")
     await twin.open(ground.hints.append)
     try:
         first = await launch_with(ground.launcher, attempt)
@@ -201,7 +201,7 @@ async def test_an_agent_without_its_folder_finds_its_tasks_by_their_tags(ground:
     held = hold(ground)
     handle = await ground.launch(ground.attempt("pass"))
     await ground.leave()
-    ground.launcher = ground.make_launcher(folder="new-disk")
+    ground.launcher = ground.make_launcher(disk="new-disk")
     await ground.launcher.open(ground.hints.append)
     assert await ground.launcher.list() == [handle]
     assert await ground.launcher.inspect(handle) is Liveness.STARTING
