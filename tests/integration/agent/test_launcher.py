@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from tests.integration.agent.conftest import alive, kill
 
 from heliograph.engine.codes import FailureCode, StateCode
-from heliograph.storage import launch_settings
+from heliograph.storage import LaunchSettings, launch_settings
 from heliograph.storage.bundle import build_bundle
 from heliograph.storage.load import load_flows
 from heliograph.storage.local import Local
@@ -29,8 +32,10 @@ from heliograph_agents.launcher import (
     RunSpec,
 )
 from heliograph_agents.launchers.local import parents
+from heliograph_agents.launchers.local.environments import Environment, Found
 from heliograph_agents.launchers.local.launcher import LocalLauncher
 from heliograph_agents.run_directory import (
+    FORMAT,
     ExitRecord,
     LaunchRecord,
     ProcessRecord,
@@ -237,6 +242,50 @@ async def test_a_run_whose_files_a_loss_of_power_left_empty_is_dead(ground: Grou
     assert found.time_micros, "somebody says when"
 
 
+@pytest.mark.parametrize("ground", ["spawn"], indirect=True)
+@pytest.mark.parametrize("left", [b"", b"\0" * 4096, b'{"spec": {', None])
+async def test_an_attempt_whose_record_a_loss_of_power_left_torn_is_dealt_with_once(
+    ground: Ground, left: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = RunSettings("127.0.0.1:1", "a", str(ground.folder / "home"), str(ground.folder / "cache"))
+    made = RunDirectory.create(ground.runs, LaunchRecord(ground.spec, settings, "incarnation", 15.0), "hg_run_token")
+    assert made is not None
+    (made.path / "launch.json").unlink()
+    if left is not None:
+        (made.path / "launch.json").write_bytes(left)
+    begun = made.lock()
+    assert begun is not None
+    for _ in range(3):
+        assert await ground.launcher.list() == []
+    assert made.token_file.exists(), "something of it lives"
+    assert len(caplog.records) == 1
+    os.close(begun)
+    caplog.clear()
+    for _ in range(3):
+        assert await ground.launcher.list() == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{made.path} has no whole launch.json: it counts as never launched"
+    ]
+    assert not made.token_file.exists()
+    found = await ground.launcher.inspect(Handle(ground.spec.flow_run, 1, made.path.name))
+    assert isinstance(found, InfraExit)
+    assert found.kind is ExitKind.NEVER_STARTED
+    await ground.launcher.cleanup()
+
+
+@pytest.mark.parametrize("ground", ["spawn"], indirect=True)
+async def test_an_attempt_that_another_version_wrote_is_let_be(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = RunDirectory(ground.runs / "0192-run.1")
+    other.path.mkdir()
+    (other.path / "launch.json").write_text("{}")
+    for _ in range(3):
+        assert await ground.launcher.list() == []
+    assert not other.has("forgotten")
+    assert len(caplog.records) == 1
+
+
 async def test_a_reused_pid_is_not_the_supervisor(ground: Ground) -> None:
     handle = await ground.launch()
     await ground.until(ground.mark.exists)
@@ -253,6 +302,28 @@ async def test_a_reused_pid_is_not_the_supervisor(ground: Ground) -> None:
 @pytest.mark.parametrize("ground", ["warm"], indirect=True)
 class TestWarm:
     """What only the warm parent does."""
+
+    async def test_one_of_another_environment_ends_when_nobody_asks_for_it(self, ground: Ground) -> None:
+        settings = LaunchSettings(options={"python": sys.executable})
+        handle = await ground.launcher.launch(ground.launcher.plan(ground.spec, settings), CREDENTIALS)
+        await ground.until(ground.mark.exists)
+        record = ground.directory(handle).processes()
+        assert record is not None
+        others = ground.launcher._others
+        environment, found = Environment("", sys.executable), Found("3", "cpython", "0", FORMAT, ())
+        now = time.monotonic()
+        async with others.using(environment, found, now) as parent:
+            assert isinstance(parent, parents.WarmParent)
+            process = parent._process
+            assert process is not None
+            await others.end_idle(now + 3600, 600)
+            assert process.poll() is None, "a launch is using it"
+        await others.end_idle(now + 599, 600)
+        assert (process.poll(), others.interpreters) == (None, (sys.executable,))
+        await others.end_idle(now + 600, 600)
+        assert process.poll() is not None
+        assert others.interpreters == ()
+        assert alive(record.flow_pid), "what it started goes on"
 
     async def test_the_kernel_tells_of_a_dead_supervisor_at_once(self, ground: Ground) -> None:
         handle = await ground.launch()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from heliograph_agents.launcher import (
 )
 from heliograph_agents.launchers.local.environments import Environment, Probes, check
 from heliograph_agents.launchers.local.options import LocalOptions
+from heliograph_agents.launchers.local.others import Others
 from heliograph_agents.launchers.local.parents import SpawnParent, Supervisor, WarmParent
 from heliograph_agents.output import tail
 from heliograph_agents.run_directory import (
@@ -96,10 +99,11 @@ class LocalLauncher:
         self._options = options if options is not None else LocalOptions()
         self._warm = processes.LINUX if warm is None else warm
         self._parent: WarmParent | SpawnParent = WarmParent(settings) if self._warm else SpawnParent(settings)
-        self._others: dict[str, WarmParent | SpawnParent] = {}
+        self._others = Others(settings, warm=self._warm)
         self._probes = Probes()
         self._started: dict[str, Supervisor] = {}
         self._known: set[str] = set()
+        self._unreadable: set[str] = set()
         self._watched: dict[str, int] = {}
         self._ended: Callable[[Handle], None] = _ignore
 
@@ -161,7 +165,13 @@ class LocalLauncher:
         handle = Handle(spec.flow_run, spec.epoch, name_of(spec.run_id, spec.epoch))
         if handle.infrastructure in self._known:
             return handle  # also when somebody has removed its folder
-        parent = await self._parent_for(plan)
+        async with self._parent_for(plan) as parent:
+            return await self._launch(plan, handle, parent, credentials)
+
+    async def _launch(
+        self, plan: Plan, handle: Handle, parent: WarmParent | SpawnParent, credentials: Credentials
+    ) -> Handle:
+        spec = plan.spec
         limits = plan.limits if isinstance(plan, LocalPlan) else Limits()
         record = LaunchRecord(spec, self._settings, credentials.incarnation, credentials.renew_every_seconds, limits)
         try:
@@ -185,22 +195,20 @@ class LocalLauncher:
         self._watch(handle, supervisor.pid, supervisor.start)
         return handle
 
-    async def _parent_for(self, plan: Plan) -> WarmParent | SpawnParent:
-        """Returns who starts supervisors where the attempt is to run, when that place fits it."""
+    @contextlib.asynccontextmanager
+    async def _parent_for(self, plan: Plan) -> AsyncIterator[WarmParent | SpawnParent]:
+        """Gives who starts supervisors where the attempt is to run, when that place fits it."""
         # After the policy has judged them: what it forbids is not called unknown.
         if strange := set(plan.facts.options) - OPTIONS:
             raise LaunchError(f"local runs have no option {', '.join(sorted(strange))}", FailureCode.LAUNCH_SETTINGS)
         environment = plan.environment if isinstance(plan, LocalPlan) else None
         if environment is None:
-            return self._parent
+            yield self._parent
+            return
         found = await asyncio.to_thread(self._probes.look, environment)
         check(environment, found, plan.spec.bundle)
-        known = self._others.get(environment.python)
-        if known is None:
-            settings = self._settings
-            known = WarmParent(settings, environment, found.paths) if self._warm else SpawnParent(settings, environment)
-            self._others[environment.python] = known
-        return known
+        async with self._others.using(environment, found, time.monotonic()) as parent:
+            yield parent
 
     async def inspect(self, handle: Handle) -> Liveness | InfraExit:
         """Looks at `exit.json`, then at the processes."""
@@ -318,7 +326,7 @@ class LocalLauncher:
             try:
                 spec = directory.launch_record().spec
             except (OSError, ValueError, KeyError, TypeError) as error:
-                _log.warning("%s is no run directory: %s", directory.path, error)
+                await self._set_aside(directory, error)
                 continue
             found.append(Handle(spec.flow_run, spec.epoch, directory.path.name))
             self._known.add(directory.path.name)
@@ -327,6 +335,28 @@ class LocalLauncher:
     def waits_for(self, handle: Handle) -> Waiting | None:  # noqa: ARG002 (as all launchers)
         """Returns None: a process of this host waits for nothing."""
         return None
+
+    async def _set_aside(self, directory: RunDirectory, error: Exception) -> None:
+        """Deals once with an attempt whose record cannot be read. Empty or gone, its host lost power as it was begun.
+
+        It counts as never launched then: nobody else can say anything of it. One that another version of the agent
+        wrote, or of which something lives, is let be.
+        """
+        name = directory.path.name
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
+            torn = isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError)
+            descriptor = directory.lock() if torn else None
+            if descriptor is not None:
+                try:
+                    if await self._end_all(directory, 0):
+                        await asyncio.to_thread(directory.forget)
+                        _log.warning("%s has no whole launch.json: it counts as never launched", directory.path)
+                        return
+                finally:
+                    os.close(descriptor)
+            if name not in self._unreadable:
+                self._unreadable.add(name)
+                _log.warning("%s is no run directory of this version: %s", directory.path, error)
 
     async def outbox(self, handle: Handle) -> Path | None:
         """Returns the folder with what the supervisor did not ship."""
@@ -343,8 +373,9 @@ class LocalLauncher:
             await asyncio.to_thread(directory.forget)
 
     async def cleanup(self) -> None:
-        """Removes old folders."""
+        """Removes old folders, and ends warm parents that nobody asks for."""
         options = self._options
+        await self._others.end_idle(time.monotonic(), options.idle_seconds)
         await asyncio.to_thread(
             remove_old,
             self._runs,
@@ -357,8 +388,8 @@ class LocalLauncher:
         """Ends the warm parent; supervisors go on."""
         for name in list(self._watched):
             self._unwatch(name)
-        for parent in (self._parent, *self._others.values()):
-            await parent.stop()
+        await self._parent.stop()
+        await self._others.stop()
 
     def _watch(self, handle: Handle, pid: int, started: int) -> None:
         """Has the kernel tell at once when the supervisor ends. Only a hint: `inspect` decides."""

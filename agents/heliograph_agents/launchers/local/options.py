@@ -28,6 +28,7 @@ class LocalOptions:
         keep_failed: How many run directories of failed runs are kept.
         keep_seconds: How long any run directory is kept.
         keep_bytes: How large those that are kept may be together.
+        idle_seconds: How long nobody asks for another environment until its warm parent is ended.
     """
 
     environments: Mapping[str, Environment] = field(default_factory=dict)
@@ -36,3 +37,4 @@ class LocalOptions:
     keep_failed: int = KEEP_FAILED
     keep_seconds: float = KEEP_HOURS * 3600
     keep_bytes: int = 2**30
+    idle_seconds: float = 600.0
