@@ -54,7 +54,7 @@ def _warm_parents(world: World) -> list[str]:
 def test_a_run_goes_to_the_environment_that_it_asks_for(
     world: World, second_python: SecondPython, figure: Figure
 ) -> None:
-    world.start_agent("--environment", f"other={second_python.folder}")
+    world.start_agent("--environment", f"other={second_python.project}")
     own = _told(world, "own")
     assert (tuple(own["version"]), own["prefix"]) == (sys.version_info[:2], sys.prefix)
     for name, asked in (
@@ -68,13 +68,13 @@ def test_a_run_goes_to_the_environment_that_it_asks_for(
         assert not [path for path in told["paths"] if path.startswith(sys.prefix)], "nothing of the agent's is seen"
     assert sorted(_warm_parents(world)) == sorted([sys.executable, str(second_python.python)]), "one for each"
     versions = [".".join(map(str, version)) for version in (sys.version_info[:2], second_python.version)]
-    figure(f"agent on Python {versions[0]}, runs in a second environment with Python {versions[1]}, 2 warm parents")
+    figure(f"agent on Python {versions[0]}, runs in a uv project with Python {versions[1]}, 2 warm parents")
 
 
 def test_a_pickle_of_another_python_is_refused_before_anything_is_launched(
     world: World, second_python: SecondPython
 ) -> None:
-    python = second_python.folder
+    python = second_python.project
     if not second_python.is_another_minor:
         python = _liar(world.folder / "liar", second_python.python)
     world.start_agent("--environment", f"other={python}")
