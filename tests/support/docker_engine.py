@@ -43,7 +43,7 @@ class DockerEngine:
         self.folder = Path(tempfile.mkdtemp(prefix="heliograph-docker-", dir=parent))  # sockets want a short path
         self._options = options
         self.url = f"unix://{self.folder}/d.sock"
-        number = random.randrange(16, 250)
+        number = _free_network()
         self.bridge = f"hg{os.getpid() % 100_000}-{number}"  # a process may have several
         self.gateway = f"172.29.{number}.1"
         self._process: subprocess.Popen[bytes] | None = None
@@ -178,6 +178,13 @@ class DockerEngine:
             return False
         finally:
             client.close()
+
+
+def _free_network() -> int:
+    """Returns a number that no bridge has, not even one that an engine left which was killed: its route would win."""
+    shown = ["ip", "-4", "-o", "addr", "show"]
+    told = subprocess.run(shown, check=True, capture_output=True, text=True, env={**os.environ, "PATH": _PATH}).stdout
+    return random.choice([number for number in range(16, 250) if f" 172.29.{number}.1/" not in told])
 
 
 @pytest.fixture(scope="session")
