@@ -242,7 +242,7 @@ def test_calls_pass_with_status_details_and_metadata(service: Service) -> None:
     """Without a fault the proxy is not noticed, errors included."""
     _, _, channel = service
     assert say(channel, b"a") == b"a=1"
-    assert list(channel.stream_stream(CHAT)(iter([b"b", b"c"]), timeout=10)) == [b"b=2", b"c=3"]
+    assert list(channel.stream_stream(CHAT)(iter([b"b", b"c"]), timeout=60)) == [b"b=2", b"c=3"]
     with pytest.raises(grpc.RpcError) as raised:
         say(channel, b"fail")
     error: Any = raised.value
@@ -318,7 +318,7 @@ def test_faults_befall_single_messages_of_a_stream(service: Service) -> None:
     """The second message is duplicated; of another stream the answer to the second is eaten, and the stream ends."""
     handler, proxy, channel = service
     proxy.inject("StreamChat", Fault.DUPLICATED, skip=1)
-    assert list(channel.stream_stream(CHAT)(iter([b"a", b"b"]), timeout=10)) == [b"a=1", b"b=2", b"b=3"]
+    assert list(channel.stream_stream(CHAT)(iter([b"a", b"b"]), timeout=60)) == [b"a=1", b"b=2", b"b=3"]
     proxy.inject("StreamChat", Fault.EATEN, only=lambda message: message == b"d")
     call = channel.stream_stream(CHAT)(iter([b"c", b"d"]), timeout=10)
     with pytest.raises(grpc.RpcError) as raised:
@@ -333,7 +333,7 @@ def test_a_message_of_a_stream_arrives_after_those_of_the_next_stream(service: S
     proxy.inject("StreamChat", Fault.OVERTAKEN)
     with pytest.raises(grpc.RpcError):
         list(channel.stream_stream(CHAT)(iter([b"old"]), timeout=0.5))
-    assert list(channel.stream_stream(CHAT)(iter([b"new"]), timeout=10)) == [b"new=1"]
+    assert list(channel.stream_stream(CHAT)(iter([b"new"]), timeout=60)) == [b"new=1"]
     wait_until(lambda: handler.heard == [b"new", b"old"], "the old one arrives")
 
 

@@ -316,7 +316,7 @@ def test_sigterm_drains_and_a_second_one_leaves_the_run_alone(world: World) -> N
     eventually(lambda: "draining" in world.log(), "it drains")
     assert agent.poll() is None
     agent.terminate()
-    assert agent.wait(5) == 0
+    assert agent.wait(60) == 0
     _, flow = world.pids(run)
     assert alive(flow)
     (world.folder / "open").touch()
@@ -330,7 +330,7 @@ def test_a_drained_agent_leaves_after_its_last_run(world: World) -> None:
     agent.terminate()
     eventually(lambda: "draining" in world.log(), "it drains")
     (world.folder / "open").touch()
-    assert agent.wait(10) == 0
+    assert agent.wait(60) == 0
 
 
 def test_capacity_is_never_exceeded(world: World) -> None:

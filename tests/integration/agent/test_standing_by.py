@@ -36,7 +36,7 @@ class Standing(Ground):
         return []
 
     async def stands_by(self) -> tuple[int, int]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (found := self.standing()):  # noqa: ASYNC110 (about other processes, which set no events)
                 await asyncio.sleep(0.01)
         return found[0], found[1]

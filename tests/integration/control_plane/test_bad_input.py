@@ -325,14 +325,14 @@ def may_call(scene: Scene, method: str) -> Api:
 def test_bytes_that_are_no_message_never_reach_a_service(scene: Scene, method: str) -> None:
     call = may_call(scene, method).channel.stream_stream(method)
     with pytest.raises(grpc.RpcError) as caught:
-        list(call(iter([b"\xff\xff\xff"]), timeout=5))
+        list(call(iter([b"\xff\xff\xff"]), timeout=60))
     assert caught.value.code() == INVALID
 
 
 def test_requests_that_are_too_large_are_refused(scene: Scene) -> None:
     call = scene.admin.channel.unary_unary("/heliograph.api.v1.ProjectService/CreateProject")
-    assert refusal(call, b"\x12" + b"\x00" * (1_200_000), timeout=10).code() == EXHAUSTED
-    assert refusal(call, b"\x00" * (6 * 1024 * 1024), timeout=10).code() == EXHAUSTED
+    assert refusal(call, b"\x12" + b"\x00" * (1_200_000), timeout=60).code() == EXHAUSTED
+    assert refusal(call, b"\x00" * (6 * 1024 * 1024), timeout=60).code() == EXHAUSTED
 
 
 def test_a_gzip_bomb_is_not_inflated(scene: Scene) -> None:
@@ -345,9 +345,9 @@ def test_large_metadata_is_refused_and_the_server_lives(scene: Scene) -> None:
     token = scene.plane.token
     with channel(scene.plane.address, token) as made:
         call = made.unary_unary("/heliograph.api.v1.AdminService/WhoAmI")
-        error = refusal(call, b"", metadata=(("x-large", "x" * 60_000),), timeout=10)
+        error = refusal(call, b"", metadata=(("x-large", "x" * 60_000),), timeout=60)
         assert error.code() in {EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
-        assert call(b"", timeout=10)
+        assert call(b"", timeout=60)
 
 
 def test_fields_that_the_contract_does_not_name_are_dropped(scene: Scene) -> None:
@@ -355,16 +355,16 @@ def test_fields_that_the_contract_does_not_name_are_dropped(scene: Scene) -> Non
     data = projects_pb.CreateProjectRequest(project_id=name).SerializeToString()
     unknown = b"\xfa\x3f\x06SECRET"
     answer = scene.admin.channel.unary_unary("/heliograph.api.v1.ProjectService/CreateProject")(
-        data + unknown, timeout=10
+        data + unknown, timeout=60
     )
     assert b"SECRET" not in answer
 
 
 def test_every_answer_carries_a_request_id_and_a_given_one_is_kept(scene: Scene) -> None:
     call = scene.admin.channel.unary_unary("/heliograph.api.v1.AdminService/WhoAmI")
-    _, done = call.with_call(b"", metadata=(("x-request-id", "abc-1"),), timeout=5)
+    _, done = call.with_call(b"", metadata=(("x-request-id", "abc-1"),), timeout=60)
     assert dict(done.trailing_metadata())["x-request-id"] == "abc-1"
-    _, done = call.with_call(b"", metadata=(("x-request-id", "not an id"),), timeout=5)
+    _, done = call.with_call(b"", metadata=(("x-request-id", "not an id"),), timeout=60)
     assert len(dict(done.trailing_metadata())["x-request-id"]) == 32
     error = refusal(scene.admin.projects.GetProject, projects_pb.GetProjectRequest())
     assert "x-request-id" in dict(error.trailing_metadata())

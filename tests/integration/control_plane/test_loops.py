@@ -122,7 +122,7 @@ async def test_a_cancellation_that_comes_together_with_the_event_ends_the_waiter
     await asyncio.sleep(0.01)
     event.set()
     task.cancel()
-    done, _ = await asyncio.wait([task], timeout=5)
+    done, _ = await asyncio.wait([task], timeout=60)
     assert done
     assert task.cancelled()
 

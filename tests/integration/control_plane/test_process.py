@@ -222,7 +222,9 @@ def test_tls_with_client_certificates(tmp_path: Path) -> None:
                 )
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         with grpc.insecure_channel(plane.address) as made, pytest.raises(grpc.RpcError):
-            admin_service_pb2_grpc.AdminServiceStub(made).WhoAmI(admin_pb.WhoAmIRequest(), metadata=metadata, timeout=5)
+            admin_service_pb2_grpc.AdminServiceStub(made).WhoAmI(
+                admin_pb.WhoAmIRequest(), metadata=metadata, timeout=60
+            )
 
 
 def test_client_pings_every_ten_seconds_are_welcome(scene: Scene) -> None:

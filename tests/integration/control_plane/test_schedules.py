@@ -101,7 +101,7 @@ def test_clocks_carry_parameters_and_labels() -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqlStore]:
     opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    opened.create_project("p", "").result(10)
+    opened.create_project("p", "").result(60)
     yield opened
     opened.close()
 
@@ -111,7 +111,7 @@ def register(store: SqlStore, flow: str, spec: bytes) -> None:
         project="p", flow=flow, content_hash=f"sha256:{flow}", graph=graph().SerializeToString(), bundle=b"",
         launch=b"", schedule=spec, labels=(), launcher="", host="", created_by="users/a",
     )  # fmt: skip
-    store.register_flow_version(new).result(10)
+    store.register_flow_version(new).result(60)
 
 
 async def runs(store: SqlStore, flow: str) -> int:

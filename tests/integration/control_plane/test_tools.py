@@ -75,18 +75,18 @@ def test_reflection_tells_policies_and_knows_what_it_lists(scene: Scene, version
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    (listed,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
+    (listed,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=60)
     names = [service.name for service in listed.list_services_response.service]
     asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
-    for answer in ask(iter(asked), timeout=10):
+    for answer in ask(iter(asked), timeout=60):
         assert answer.file_descriptor_response.file_descriptor_proto
     unknown = reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Thing")
-    (answer,) = ask(iter([unknown]), timeout=10)
+    (answer,) = ask(iter([unknown]), timeout=60)
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     assert options_pb2.policy.number == 50101
 
 
 def test_channelz_tells_of_the_server(scene: Scene) -> None:
     stub = channelz_pb2_grpc.ChannelzStub(scene.admin.channel)
-    servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=10).server
+    servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=60).server
     assert any(server.data.calls_started for server in servers)

@@ -73,7 +73,7 @@ class FakeClient:
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, threading.Event):
-                item.wait(5)
+                item.wait(60)
             else:
                 yield item
 
@@ -212,7 +212,7 @@ def test_what_goes_on_before_the_first_words_is_told(
     def slowly(name: str) -> Iterator[Any]:
         for number, item in enumerate(original(name)):
             if number:
-                told.wait(5)
+                told.wait(60)
             yield item
 
     def tell(follower: live.Follower) -> None:

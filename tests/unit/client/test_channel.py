@@ -81,8 +81,8 @@ def echo() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_calls_carry_token_and_client(echo: tuple[str, list[dict[str, Any]]]) -> None:
     address, seen = echo
     with open_channel(address, "secret") as channel:
-        assert channel.unary_unary("/s/Unary")(b"x", timeout=5) == b"x"
-        assert list(channel.unary_stream("/s/Stream")(b"y", timeout=5)) == [b"y"]
+        assert channel.unary_unary("/s/Unary")(b"x", timeout=60) == b"x"
+        assert list(channel.unary_stream("/s/Stream")(b"y", timeout=60)) == [b"y"]
     assert [call["authorization"] for call in seen] == ["Bearer secret"] * 2
     assert all(call["heliograph-client"].startswith("heliograph-python/") for call in seen)
 
@@ -90,8 +90,8 @@ def test_calls_carry_token_and_client(echo: tuple[str, list[dict[str, Any]]]) ->
 async def test_asynchronous_calls_carry_them_too(echo: tuple[str, list[dict[str, Any]]]) -> None:
     address, seen = echo
     async with open_channel(address, "secret", aio=True) as channel:
-        assert await channel.unary_unary("/s/Unary")(b"x", timeout=5) == b"x"
-        assert [item async for item in channel.unary_stream("/s/Stream")(b"y", timeout=5)] == [b"y"]
+        assert await channel.unary_unary("/s/Unary")(b"x", timeout=60) == b"x"
+        assert [item async for item in channel.unary_stream("/s/Stream")(b"y", timeout=60)] == [b"y"]
     assert [call["authorization"] for call in seen] == ["Bearer secret"] * 2
 
 
