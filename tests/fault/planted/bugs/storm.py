@@ -123,6 +123,20 @@ def answer_first(writer: Any) -> None:
     writer.Writer._execute = careless
 
 
+def answer_early(writer: Any) -> None:
+    """The store answers whatever it is asked, and commits a moment later."""
+    execute = writer.Writer._execute
+
+    def early(self: Any, transaction: Any, calls: list[Any]) -> Any:
+        outcomes = execute(self, transaction, calls)
+        if transaction.runs:  # what it makes for itself when it starts is kept
+            self._answer(outcomes, None)
+            time.sleep(0.3)
+        return outcomes
+
+    writer.Writer._execute = early
+
+
 def outlive_the_supervisor(processes: Any) -> None:
     """A flow is not bound to its supervisor's life."""
     processes.die_with_parent = lambda _: None
@@ -176,6 +190,7 @@ LISTEN: dict[str, Callable[[Any], None]] = {
 
 BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
     "listen": LISTEN,
+    "storm_answer_early": {"heliograph_control_plane.store.writer": answer_early},
     "storm_answer_first": {**LISTEN, "heliograph_control_plane.store.writer": answer_first},
     "storm_forget_the_journal": {**LISTEN, "heliograph_agents.launchers.local.launcher": forget_the_journal},
     "storm_leave_no_mark": {**LISTEN, "heliograph_agents.processes": leave_no_mark},
