@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from heliograph.core.flow import Flow
     from heliograph.storage import LaunchSettings
     from heliograph_agents.launcher import PlanFacts, RunSpec
+    from heliograph_agents.most import Most
     from heliograph_agents.policy import Policy
 
 REFUSED = 6
@@ -141,7 +142,7 @@ def verdict_on(flow: Flow, project: str, policy: Policy, *, pickle: bool | None 
     made.signature = _signature(request, policy, made)
     spec = _spec(request)
     made.refused += policy.refuse_origin(spec)
-    facts = _facts(spec, settings, made)
+    facts = _facts(spec, settings, policy.most, made)
     made.refused += policy.refuse_plan(facts) if facts is not None else []
     manifest = bundle.manifest
     imports = ", ".join(f"{name} {version}" for name, version in sorted(manifest.requirements.items()))
@@ -218,7 +219,7 @@ def _spec(request: RegisterFlowVersionRequest) -> RunSpec:
     )  # fmt: skip
 
 
-def _facts(spec: RunSpec, settings: LaunchSettings, made: Verdict) -> PlanFacts | None:
+def _facts(spec: RunSpec, settings: LaunchSettings, most: Most, made: Verdict) -> PlanFacts | None:
     """Returns what an agent's launcher would start; None, and why, when it would not."""
     from heliograph_agents.host import folders
     from heliograph_agents.launcher import LaunchError, PlanFacts
@@ -227,7 +228,8 @@ def _facts(spec: RunSpec, settings: LaunchSettings, made: Verdict) -> PlanFacts 
 
     try:
         chosen = kind(settings.launcher or "local")
-        launcher = chosen.make(Ground(RunSettings("", "check", "", ""), folders("check"), defaults(chosen)))
+        ground = Ground(RunSettings("", "check", "", ""), folders("check"), defaults(chosen), most=most)
+        launcher = chosen.make(ground)
         return launcher.plan(spec, settings).facts
     except LaunchError as error:
         made.refused.append(str(error))

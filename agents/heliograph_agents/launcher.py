@@ -212,6 +212,7 @@ class PlanFacts:
         options: Names of the launcher's own options that the run config uses.
         working_dir: Folder on the agent's host in which it starts; empty means the agent's.
         more_images: Images of what runs beside it.
+        unlimited: What of `cpu` and `memory` it could take more of than is said above.
     """
 
     image: str = ""
@@ -224,6 +225,7 @@ class PlanFacts:
     options: tuple[str, ...] = ()
     working_dir: str = ""
     more_images: tuple[str, ...] = ()
+    unlimited: tuple[str, ...] = ()
 
 
 class Plan(Protocol):

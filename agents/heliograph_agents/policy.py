@@ -34,6 +34,7 @@ from typing import Any
 from heliograph.exceptions import ConfigurationError
 from heliograph.storage.places import is_below
 from heliograph_agents.launcher import PlanFacts, RunSpec
+from heliograph_agents.most import Most
 
 MODES = ("local", "redacted", "full")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -70,6 +71,11 @@ class Policy:
         rules = (self.images, self.env, self.mounts, self.identities, self.options)
         return any(rule is not None for rule in rules) or bool(self.max_cpu_millis or self.max_memory_bytes)
 
+    @property
+    def most(self) -> Most:
+        """What a run may take at most, for launchers to hold it to."""
+        return Most(self.max_cpu_millis, self.max_memory_bytes)
+
     def refuse_origin(self, spec: RunSpec) -> list[str]:
         """Judges what is known before anything is fetched. Returns a sentence for each refusal."""
         project, flow = spec.flow_run.split("/")[1], _flow_of(spec.flow_version)
@@ -102,9 +108,13 @@ class Policy:
         refusals += [f"identity {one} is not among identities" for one in facts.identities
                      if not _matches(self.identities, one)]  # fmt: skip
         refusals += [f"option {one} is not among options" for one in facts.options if not _matches(self.options, one)]
-        if self.max_cpu_millis and facts.cpu_millis > self.max_cpu_millis:
+        if self.max_cpu_millis and "cpu" in facts.unlimited:
+            refusals.append(f"it could take more cores than max_cpu, {self.max_cpu_millis / 1000:g}")
+        elif self.max_cpu_millis and facts.cpu_millis > self.max_cpu_millis:
             refusals.append(f"{facts.cpu_millis / 1000:g} cores are more than max_cpu, {self.max_cpu_millis / 1000:g}")
-        if self.max_memory_bytes and facts.memory_bytes > self.max_memory_bytes:
+        if self.max_memory_bytes and "memory" in facts.unlimited:
+            refusals.append(f"it could take more bytes than max_memory, {self.max_memory_bytes:,}")
+        elif self.max_memory_bytes and facts.memory_bytes > self.max_memory_bytes:
             refusals.append(f"{facts.memory_bytes:,} bytes are more than max_memory, {self.max_memory_bytes:,}")
         return refusals
 

@@ -150,7 +150,7 @@ def _put_together(chosen: Kind, options: StartOptions, name: str, places: Folder
         start_timeout_seconds=options.start_timeout_seconds,
         max_polls=options.max_polls,
     )
-    launcher = chosen.make(Ground(how, places, options.options, link, options.start_timeout_seconds))
+    launcher = chosen.make(Ground(how, places, options.options, link, options.start_timeout_seconds, policy.most))
     gate = Gate(places.cache, needs_settings=launcher.needs_settings, policy=policy)
     return Agent(what, link, launcher, Offers(places.agent / "offers"), gate, Ended(places.agent / "ended"))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import click
 
 from heliograph.exceptions import InvalidArgumentError
+from heliograph_agents.most import BOUNDLESS, Most
 
 if TYPE_CHECKING:
     from heliograph_agents.host import Folders
@@ -42,6 +43,7 @@ class Ground:
         options: Values of the kind's own options, by parameter name.
         link: The agent's connection to the control plane; None where nothing will be launched.
         start_timeout_seconds: How long a run's infrastructure may take to start, where its run config says nothing.
+        most: What the agent's policy lets one run take.
     """
 
     settings: RunSettings
@@ -49,6 +51,7 @@ class Ground:
     options: Mapping[str, Any]
     link: Link | None = None
     start_timeout_seconds: float = 900.0
+    most: Most = BOUNDLESS
 
 
 class Kind(Protocol):

@@ -31,6 +31,8 @@ flow.result = S3Result({bucket!r})
 flow.run_config = DockerRun(image={image!r})
 """
 
+MOST_BYTES = 2**30
+
 
 @pytest.fixture
 def stack(
@@ -40,7 +42,8 @@ def stack(
     protected_registry.login(tmp_path / "agent-docker")
     environment = {**docker_engine.environment, **s3_server.environment}
     environment["DOCKER_CONFIG"] = str(tmp_path / "agent-docker")
-    arguments = ["--type", "docker", "--network", "host"]
+    (tmp_path / "policy.toml").write_text(f"max_cpu = 1.5\nmax_memory = {MOST_BYTES}\n")
+    arguments = ["--type", "docker", "--network", "host", "--policy", str(tmp_path / "policy.toml")]
     for name, value in s3_server.environment.items():
         if name.startswith("AWS_") and not name.endswith("_FILE"):
             arguments += ["--env", f"{name}={value}"]
@@ -85,6 +88,10 @@ def test_the_demo_runs_in_a_container_and_its_failure_is_read_when_the_container
     try:
         name = f"heliograph-{bad}-1"
         wait_until(lambda: client.api.inspect_container(name)["State"]["Status"] == "exited", "it has ended", 60)
+        host = client.api.inspect_container(name)["HostConfig"]
+        assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (MOST_BYTES, MOST_BYTES, 1_500_000_000), (
+            "the run asks for nothing, and the policy has a maximum"
+        )
         client.api.remove_container(name, v=True)
         client.api.remove_volume(name)
     finally:

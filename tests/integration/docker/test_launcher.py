@@ -18,6 +18,7 @@ from tests.support.registry import Registry
 
 from heliograph.engine.codes import FailureCode, StateCode
 from heliograph_agents.launcher import ExitKind, Handle, InfraExit, LaunchError, Liveness
+from heliograph_agents.most import Most
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(600)]
 
@@ -130,8 +131,13 @@ async def test_a_container_needs_no_rights(ground: DockerGround, changes: dict[s
     assert await ground.remains(handle) == []
 
 
-async def test_too_little_memory_is_called_that(ground: DockerGround) -> None:
-    attempt = ground.attempt("eat", mem_limit="256m", host_config={"memswap_limit": "256m"})
+@pytest.mark.parametrize("whose", ["the run's own limit", "the most that the policy allows"])
+async def test_too_little_memory_is_called_that(ground: DockerGround, whose: str) -> None:
+    asked: dict[str, Any] = {"mem_limit": "256m", "host_config": {"memswap_limit": "256m"}}
+    if "policy" in whose:
+        ground.owner_says, asked = {"most": Most(500, 256 * 2**20)}, {}
+        await ground.restart()
+    attempt = ground.attempt("eat", **asked)
     handle = await ground.launch(attempt)
     found = await ground.exit_of(handle)
     told = ground.client.get_flow_run(attempt.run)

@@ -18,6 +18,8 @@ from heliograph_agents.launchers.docker.options import DockerOptions
 from heliograph_agents.launchers.docker.plan import DockerPlan, default_policy, make_plan
 from heliograph_agents.launchers.docker.verdict import verdict
 from heliograph_agents.launchers.docker.volumes import Volume, parse_volume
+from heliograph_agents.most import Most
+from heliograph_agents.policy import Policy
 
 SPEC = RunSpec(
     "projects/p/flowRuns/r1", "projects/p/flows/f/versions/1", "brave-otter", 3, 1, "{}",
@@ -100,6 +102,72 @@ def test_memory_and_processors_are_facts_wherever_they_are_asked_for() -> None:
     assert planned(host_config={"cpu_quota": 400_000}).facts.cpu_millis == 4000
     limited = DockerOptions(memory_bytes=2**20)
     assert planned(limited).body["HostConfig"]["Memory"] == 2**20
+
+
+GIB = 2**30
+POLICY = Policy(max_cpu_millis=2000, max_memory_bytes=4 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "swap", "nano_cpus", "quota"),
+    [
+        ({}, 4 * GIB, 4 * GIB, 2_000_000_000, 0),
+        ({"mem_limit": "1g", "cpus": 0.5}, GIB, GIB, 500_000_000, 0),
+        ({"host_config": {"mem_limit": "1g", "memswap_limit": "2g"}}, GIB, 2 * GIB, 2_000_000_000, 0),
+        ({"host_config": {"memswap_limit": "3g"}}, 3 * GIB, 3 * GIB, 2_000_000_000, 0),
+        ({"host_config": {"mem_limit": -1, "nano_cpus": 0}}, 4 * GIB, 4 * GIB, 2_000_000_000, 0),
+        ({"host_config": {"cpu_quota": -1}}, 4 * GIB, 4 * GIB, 2_000_000_000, 0),
+        ({"host_config": {"cpu_period": 50_000}}, 4 * GIB, 4 * GIB, 0, 100_000),
+        ({"host_config": {"cpu_quota": 50_000}}, 4 * GIB, 4 * GIB, 0, 50_000),
+    ],
+)
+def test_the_policys_maximum_is_the_limit_of_who_asks_for_none(
+    asked: dict[str, Any], memory: int, swap: int, nano_cpus: int, quota: int
+) -> None:
+    plan = planned(DockerOptions(most=POLICY.most), **asked)
+    host = plan.body["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"]) == (memory, swap), "swap is no way out"
+    assert (host.get("NanoCpus") or 0, host.get("CpuQuota") or 0) == (nano_cpus, quota)
+    assert POLICY.refuse_plan(plan.facts) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ({"mem_limit": "5g"}, "max_memory"),
+        ({"host_config": {"mem_limit": "1g", "memswap_limit": "5g"}}, "max_memory"),
+        ({"host_config": {"memswap_limit": -1}}, "max_memory"),
+        ({"cpus": 3}, "max_cpu"),
+        ({"host_config": {"cpu_quota": 300_000}}, "max_cpu"),
+    ],
+)
+def test_more_than_the_maximum_is_refused_however_it_is_asked_for(asked: dict[str, Any], word: str) -> None:
+    [refusal] = POLICY.refuse_plan(planned(DockerOptions(most=POLICY.most), **asked).facts)
+    assert word in refusal
+    assert Policy().refuse_plan(planned(**asked).facts) == []
+
+
+def test_without_a_maximum_the_engine_is_told_of_no_limit() -> None:
+    host = planned(DockerOptions(most=Most())).body["HostConfig"]
+    assert not host.keys() & {"Memory", "MemorySwap", "NanoCpus", "CpuQuota"}
+
+
+def test_what_an_author_asks_of_the_engine_is_asked_of_it() -> None:
+    plan = planned(gpus="all", shm_size="1g", ulimits={"nofile": [1024, 4096], "core": 0}, platform="linux/arm64")
+    host = plan.body["HostConfig"]
+    assert host["DeviceRequests"] == [
+        {"Driver": "", "Count": -1, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}}
+    ]
+    assert host["ShmSize"] == GIB
+    assert host["Ulimits"] == [
+        {"Name": "nofile", "Soft": 1024, "Hard": 4096}, {"Name": "core", "Soft": 0, "Hard": 0},
+    ]  # fmt: skip
+    assert plan.platform == "linux/arm64"
+    assert plan.facts.privileged == ()
+    assert {"gpus", "shm_size", "ulimits", "platform"} <= set(plan.facts.options)
+    for asked, count, ids in ((2, 2, []), ("device=0,GPU-1", 0, ["0", "GPU-1"])):
+        [request] = planned(gpus=asked).body["HostConfig"]["DeviceRequests"]
+        assert (request["Count"], request["DeviceIDs"]) == (count, ids)
 
 
 def test_networks_hosts_and_the_own_volume() -> None:

@@ -19,7 +19,7 @@ from heliograph_agents.launchers.ecs.kind import read_options
 from heliograph_agents.launchers.ecs.launcher import EcsLauncher
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.ecs.plan import EcsPlan, Owner, make_plan
-from heliograph_agents.policy import parse_policy
+from heliograph_agents.policy import Policy, parse_policy
 from heliograph_agents.run_directory import RunSettings, parse_launch_record
 from heliograph_agents.start_code import Start
 
@@ -140,6 +140,48 @@ def test_tasks_of_instances_need_no_size_of_fargate_and_no_network() -> None:
     assert "networkMode" not in definition(made)
     assert definition(made)["containerDefinitions"][0]["memoryReservation"] == 2048
     assert not made.wants_network
+
+
+POLICY = Policy(max_cpu_millis=2000, max_memory_bytes=4 * 2**30)
+HELD = replace(AGENT, most=POLICY.most)
+ON_INSTANCES = replace(HELD, launch_type="EC2")
+
+
+@pytest.mark.parametrize(
+    ("agent", "containers", "size"),
+    [
+        (HELD, [{"name": "flow"}], ("1024", "2048")),
+        (ON_INSTANCES, [{"name": "flow"}], ("2048", "4096")),
+        (ON_INSTANCES, [{"name": "flow", "memoryReservation": 64}, {"name": "side", "memory": 64}], ("2048", "4096")),
+        (ON_INSTANCES, [{"name": "flow", "memory": 512, "cpu": 256}, {"name": "side", "memory": 64}], ("2048", "576")),
+    ],
+)
+def test_a_task_has_a_size_where_the_policy_has_a_maximum(
+    agent: EcsOptions, containers: list[dict[str, Any]], size: tuple[str, str]
+) -> None:
+    made = plan(ECSRun({"containerDefinitions": containers}, image="image:1"), agent)
+    assert (definition(made)["cpu"], definition(made)["memory"]) == size
+    assert POLICY.refuse_plan(made.facts) == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "config", "words"),
+    [
+        (HELD, ECSRun(image="i", cpu=4096, memory=8192), ["max_cpu", "max_memory"]),
+        (HELD, ECSRun(image="i", run_task_kwargs={"overrides": {"cpu": "4096", "memory": "8192"}}),
+         ["max_cpu", "max_memory"]),
+        (ON_INSTANCES, ECSRun({"containerDefinitions": [{"name": "flow", "image": "i", "memory": 8192}]}),
+         ["max_memory"]),
+        (HELD, ECSRun(task_definition_arn="family:1"), ["max_cpu", "max_memory"]),
+        (HELD, ECSRun(task_definition_arn="family:1", cpu=1024), ["max_memory"]),
+        (HELD, ECSRun(task_definition_arn="family:1", cpu=1024, memory=2048), []),
+    ],
+)  # fmt: skip
+def test_more_than_the_maximum_is_refused_and_so_is_a_size_that_nobody_sees(
+    agent: EcsOptions, config: ECSRun, words: list[str]
+) -> None:
+    refusals = POLICY.refuse_plan(plan(config, agent).facts)
+    assert [next(word for word in ("max_cpu", "max_memory") if word in one) for one in refusals] == words
 
 
 def test_an_author_may_give_the_network_and_more() -> None:

@@ -20,6 +20,7 @@ from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.manifest import Owner
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
 from heliograph_agents.launchers.kubernetes.plan import KubernetesPlan, make_plan
+from heliograph_agents.policy import Policy
 
 RUN = "01a20569-cb68-7138-8d91-bcef2f1ca446"
 SPEC = RunSpec(
@@ -251,6 +252,79 @@ def test_a_policy_judges_what_the_run_brings_and_not_what_the_owner_has_put_ther
     assert facts.more_images == ("evil:1",)
     assert facts.identities == ("admin",)
     assert "A" in facts.env
+
+
+GIB = 2**30
+POLICY = Policy(max_cpu_millis=2000, max_memory_bytes=4 * GIB)
+
+
+def _with(**resources: Any) -> dict[str, Any]:
+    """Returns resources whose limits are these."""
+    return {"resources": {"limits": resources}}
+
+
+def _patch(*containers: Any, before: tuple[Any, ...] = ()) -> dict[str, Any]:
+    return {"pod_patch": {"spec": {"containers": list(containers), "initContainers": list(before)}}}
+
+
+SIDE = {"name": "side", "image": "side:1", **_with(cpu="500m", memory="1Gi")}
+FIRST = {"name": "first", "image": "first:1", **_with(cpu="2", memory="4Gi")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpu", "memory"),
+    [
+        ({}, "2000m", str(4 * GIB)),
+        ({"memory_limit": "1Gi"}, "2000m", "1Gi"),
+        ({"memory_request": "1Gi", "cpu_request": "1"}, "2000m", str(4 * GIB)),
+        ({"json_patch": [{"op": "add", "path": "/spec/template/spec/containers/0/resources", "value":
+                          {"limits": {"cpu": "0"}}}]}, "2000m", str(4 * GIB)),
+        (_patch(SIDE), "1500m", str(3 * GIB)),
+        (_patch(SIDE, before=(FIRST,)), "1500m", str(3 * GIB)),
+        (_patch(before=({**SIDE, "restartPolicy": "Always"},)), "1500m", str(3 * GIB)),
+    ],
+)  # fmt: skip
+def test_the_policys_maximum_is_the_limit_of_who_asks_for_none(asked: dict[str, Any], cpu: str, memory: str) -> None:
+    plan = planned(KubernetesOptions(most=POLICY.most), **asked)
+    found = flow_of(plan)["resources"]
+    assert (found["limits"]["cpu"], found["limits"]["memory"]) == (cpu, memory)
+    assert POLICY.refuse_plan(plan.facts) == []
+    if not asked:
+        assert found["requests"] == {"cpu": "0", "memory": "0"}, "a maximum reserves nothing"
+    if "memory_request" in asked:
+        assert found["requests"] == {"cpu": "1", "memory": "1Gi"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"memory_limit": "5Gi"}, ["max_memory"]),
+        ({"cpu_request": "3"}, ["max_cpu"]),
+        (_patch({"name": "side", "image": "side:1", **_with(cpu="1")}), ["max_memory"]),
+        (_patch({"name": "side", "image": "side:1"}), ["max_cpu", "max_memory"]),
+        (_patch({"name": "side", "image": "side:1", **_with(cpu="1", memory="4Gi")}), ["max_memory"]),
+        (_patch(before=({"name": "first", "image": "first:1", **_with(cpu="3", memory="5Gi")},)),
+         ["max_cpu", "max_memory"]),
+        (_patch(before=({**SIDE, "restartPolicy": "Always"}, FIRST)), ["max_cpu", "max_memory"]),
+        ({"job_template": {"spec": {"containers": [{"name": "flow"}], "initContainers": [
+            {"name": "first", "image": "first:1"}]}}}, ["max_cpu", "max_memory"]),
+    ],
+)  # fmt: skip
+def test_more_than_the_maximum_is_refused_whichever_container_takes_it(asked: dict[str, Any], words: list[str]) -> None:
+    refusals = POLICY.refuse_plan(planned(KubernetesOptions(most=POLICY.most), **asked).facts)
+    assert [next(word for word in ("max_cpu", "max_memory") if word in one) for one in refusals] == words
+    assert Policy().refuse_plan(planned(**asked).facts) == []
+
+
+def test_containers_of_the_owners_template_may_have_no_limit_as_long_as_they_are_the_owners() -> None:
+    mesh = {"name": "mesh", "image": "mesh:1"}
+    agent = KubernetesOptions(template={"spec": {"containers": [{"name": "flow"}, mesh]}}, most=POLICY.most)
+    assert POLICY.refuse_plan(planned(agent).facts) == []
+    assert POLICY.refuse_plan(planned(agent, **_patch({"name": "mesh", "command": ["evil"]})).facts)
+
+
+def test_without_a_maximum_a_job_has_no_limit() -> None:
+    assert "resources" not in flow_of(planned())
 
 
 def test_names_are_made_of_run_and_epoch_and_fit() -> None:

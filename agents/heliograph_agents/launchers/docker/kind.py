@@ -9,6 +9,7 @@ import click
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.launchers.docker.options import HOST_ALIAS, HOST_GATEWAY, KEEP, PULL_POLICIES, DockerOptions
+from heliograph_agents.most import BOUNDLESS, Most
 
 if TYPE_CHECKING:
     from heliograph_agents.launcher import Launcher
@@ -91,13 +92,13 @@ def make(ground: Ground) -> Launcher:
         ) from error
     from heliograph_agents.launchers.docker.launcher import DockerLauncher
 
-    options = read_options(ground.options, show_logs=ground.settings.show_output)
+    options = read_options(ground.options, show_logs=ground.settings.show_output, most=ground.most)
     return DockerLauncher(
         ground.settings, ground.places.runs, options, advertised=str(ground.options.get("advertise_address") or "")
     )
 
 
-def read_options(given: Mapping[str, Any], *, show_logs: bool = False) -> DockerOptions:
+def read_options(given: Mapping[str, Any], *, show_logs: bool = False, most: Most = BOUNDLESS) -> DockerOptions:
     """Reads the options of the command.
 
     Raises:
@@ -122,6 +123,7 @@ def read_options(given: Mapping[str, Any], *, show_logs: bool = False) -> Docker
             keep=given.get("keep") or "failed",
             keep_seconds=3600.0 * given.get("keep_hours", 24.0),
             show_logs=show_logs,
+            most=most,
             crash_lines=given.get("crash_lines", 200),
         )
     except ValueError as error:

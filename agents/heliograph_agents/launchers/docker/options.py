@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from heliograph_agents.launchers.docker.volumes import Volume
+from heliograph_agents.most import BOUNDLESS, Most
 
 PULL_POLICIES = ("IfNotPresent", "Always", "IfPossible", "Never")
 KEEP = ("never", "failed", "always")
@@ -33,6 +34,7 @@ class DockerOptions:
         keep_count: How many are kept.
         show_logs: True to repeat the output of containers on the agent's.
         crash_lines: Lines of a container's output that go into the agent's log when it died before it was heard of.
+        most: What the agent's policy lets one run take: the limit of runs that have none.
     """
 
     base_url: str = ""
@@ -49,6 +51,7 @@ class DockerOptions:
     keep_count: int = 50
     show_logs: bool = False
     crash_lines: int = 200
+    most: Most = BOUNDLESS
 
 
 def is_mode(network: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from heliograph_agents.launcher import LaunchError, PlanFacts, RunSpec
 from heliograph_agents.launchers.docker.options import PULL_POLICIES, DockerOptions, is_mode
 from heliograph_agents.launchers.docker.volumes import Volume, parse_volume
 from heliograph_agents.launchers.labels import LABEL, labels_of
+from heliograph_agents.most import Most
 
 PLACE = "/heliograph"
 """Where the attempt's volume is in the container."""
@@ -144,8 +145,9 @@ class _Plan:
             env=tuple(sorted(self._settings.env)),
             mounts=tuple(volume.fact for volume in asked if volume.fact),
             cpu_millis=self._cpu_millis(host),
-            memory_bytes=int(host.get("Memory", 0)),
+            memory_bytes=max(int(host.get("Memory") or 0), int(host.get("MemorySwap") or 0), 0),
             privileged=privileged,
+            unlimited=("memory",) if int(host.get("MemorySwap") or 0) < 0 else (),
             options=tuple(sorted({*options} - {"host_config"} | {f"host_config.{key}" for key in self._host})),
         )
         return DockerPlan(
@@ -228,6 +230,7 @@ class _Plan:
         mounts = [own.mount(), *(one.mount() for one in places if one.kind not in ("bind", "volume"))]
         made = docker.types.HostConfig(version=_API_VERSION, binds=binds or None, **given)
         made["Mounts"] = mounts
+        _hold(made, self._agent.most)
         if hosts:
             made["ExtraHosts"] = [f"{name}:{address}" for name, address in hosts.items()]
         return made
@@ -245,9 +248,25 @@ class _Plan:
     def _cpu_millis(host: Mapping[str, Any]) -> int:
         if host.get("NanoCpus"):
             return int(host["NanoCpus"]) // 1_000_000
-        if host.get("CpuQuota"):
+        if int(host.get("CpuQuota") or 0) > 0:
             return int(host["CpuQuota"]) * 1000 // int(host.get("CpuPeriod") or 100_000)
         return 0
+
+
+def _hold(host: MutableMapping[str, Any], most: Most) -> None:
+    """Makes the policy's maximum the limit where the engine would know none."""
+    if most.memory_bytes:
+        swap = int(host.get("MemorySwap") or 0)
+        if int(host.get("Memory") or 0) <= 0:
+            host["Memory"] = min(most.memory_bytes, swap) if swap > 0 else most.memory_bytes
+        if not swap:
+            host["MemorySwap"] = host["Memory"]  # where nothing is said, the engine gives as much again
+    if most.cpu_millis and int(host.get("NanoCpus") or 0) <= 0 and int(host.get("CpuQuota") or 0) <= 0:
+        host.pop("CpuQuota", None)
+        if period := int(host.get("CpuPeriod") or 0):  # the engine takes it with a quota alone
+            host["CpuQuota"] = most.cpu_millis * period // 1000
+        else:
+            host["NanoCpus"] = most.cpu_millis * 1_000_000
 
 
 def parse_hosts(given: Mapping[str, str] | Iterable[str]) -> dict[str, str]:

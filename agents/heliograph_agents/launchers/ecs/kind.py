@@ -10,6 +10,7 @@ import click
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.launchers.ecs.options import LAUNCH_TYPES, PROPAGATE, EcsOptions, parse_provider, parse_tags
+from heliograph_agents.most import BOUNDLESS, Most
 
 if TYPE_CHECKING:
     from heliograph_agents.launcher import Launcher
@@ -116,14 +117,14 @@ def make(ground: Ground) -> Launcher:
     return EcsLauncher(
         ground.settings,
         ground.places.runs,
-        read_options(ground.options),
+        read_options(ground.options, most=ground.most),
         codes,
         advertised=str(ground.options.get("advertise_address") or ""),
         start_timeout_seconds=ground.start_timeout_seconds,
     )
 
 
-def read_options(given: Mapping[str, Any]) -> EcsOptions:
+def read_options(given: Mapping[str, Any], *, most: Most = BOUNDLESS) -> EcsOptions:
     """Reads the options of the command.
 
     Raises:
@@ -160,6 +161,7 @@ def read_options(given: Mapping[str, Any]) -> EcsOptions:
             execute_command=bool(given.get("enable_execute_command")),
             platform_version=given.get("platform_version") or "",
             poll_seconds=given.get("poll_seconds") or 15.0,
+            most=most,
         )
         if options.fargate and not options.definition:
             check_fargate_size(options.cpu, options.memory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph.run_configs.ecs import CONTAINER, is_fargate
+from heliograph_agents.most import BOUNDLESS, Most
 
 LAUNCH_TYPES = ("FARGATE", "FARGATE_SPOT", "EC2", "EXTERNAL", "CLUSTER")
 """`CLUSTER`: none is named, and the cluster's own strategy decides."""
@@ -46,6 +47,7 @@ class EcsOptions:
         platform_version: Fargate's platform version; empty means the newest.
         poll_seconds: How often tasks are looked at.
         container: Name of the flow's container.
+        most: What the agent's policy lets one run take: the limit of runs that have none.
     """
 
     region: str = ""
@@ -74,6 +76,7 @@ class EcsOptions:
     platform_version: str = ""
     poll_seconds: float = 15.0
     container: str = CONTAINER
+    most: Most = BOUNDLESS
 
     def capacity(self) -> dict[str, Any]:
         """Returns where tasks run, as arguments of `RunTask`."""

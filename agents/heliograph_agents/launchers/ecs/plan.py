@@ -23,6 +23,7 @@ from heliograph_agents.launchers.ecs.facts import (
 )
 from heliograph_agents.launchers.ecs.options import EcsOptions
 from heliograph_agents.launchers.labels import LABEL, labels_of
+from heliograph_agents.most import Most
 
 PLACE = "/tmp/heliograph"  # noqa: S108 (of a container that has one run, and where every user may write)
 """Where a run's folders are in its container."""
@@ -174,6 +175,7 @@ class _Plan:
                 definition["executionRoleArn"] = role  # ECS wants it there when the definition logs, or pulls from ECR
         overrides = self._overrides(definition)
         cpu, memory = self._size(definition, overrides, known=definition is not None)
+        unlimited = tuple(unit for unit, size in (("cpu", cpu), ("memory", memory)) if not size)
         cpu, memory = (task or beside for task, beside in zip((cpu, memory), sizes_in(asked, overrides), strict=True))
         timeout = float(self._settings.start_timeout_seconds)
         run_task = self._run_task | {
@@ -204,6 +206,7 @@ class _Plan:
             mounts=mounts_in(asked, self._asked) + unseen,
             cpu_millis=round(cpu * 1000 / 1024),
             memory_bytes=memory * 2**20,
+            unlimited=unlimited,
             # On Fargate there is nothing that a container could have more.
             privileged=privileged + (("unseen task definition",) if unseen and not self._fargate else ()),
             identities=identities_in(options, asked, self._asked) + unseen,
@@ -293,11 +296,23 @@ def _complete(
         made.setdefault("cpu", str(agent.cpu))
         made.setdefault("memory", str(agent.memory))
         made["cpu"], made["memory"] = str(cpu_units(made["cpu"])), str(memory_mib(made["memory"]))
-    elif not (made.get("memory") or mine.get("memory") or mine.get("memoryReservation")):
+    else:
+        _hold(made, agent.most)
+    if not (made.get("memory") or mine.get("memory") or mine.get("memoryReservation")):
         mine["memoryReservation"] = agent.memory  # instances want one of them
     if agent.execution_role:
         made.setdefault("executionRoleArn", agent.execution_role)
     return made
+
+
+def _hold(made: dict[str, Any], most: Most) -> None:
+    """Gives a task that no Fargate sizes the size that the policy allows, where it has none: only its own holds all of
+    its containers, whose processor shares are none that an idle instance holds them to."""
+    if most.cpu_millis and not made.get("cpu"):
+        made["cpu"] = str(most.cpu_millis * 1024 // 1000)
+    if most.memory_bytes and not made.get("memory"):
+        limits = [one.get("memory") for one in made["containerDefinitions"]]
+        made["memory"] = str(sum(map(int, limits)) if all(limits) else most.memory_bytes // 2**20)
 
 
 def _refusal(message: str) -> LaunchError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from heliograph.utilities.quantities import parse_quantity
 from heliograph_agents.launcher import PlanFacts
 from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.manifest import flow_container
+from heliograph_agents.launchers.kubernetes.resources import containers_of, limit_of, total
 
 _OURS = (names.OFFER_VOLUME, names.WORK_VOLUME)
 _HARMLESS = ("emptyDir", "downwardAPI")
@@ -35,11 +36,12 @@ def facts_of(
         more_images=tuple(sorted(_images(job) - _images(own) - {str(flow["image"])})),
         env=tuple(sorted({*env} | seen)),
         mounts=tuple(sorted(_mounts(job) - _mounts(own))),
-        cpu_millis=int(_total(job, "cpu") * 1000),
-        memory_bytes=int(_total(job, "memory")),
+        cpu_millis=math.ceil(total(_pod(job), "cpu") * 1000),
+        memory_bytes=math.ceil(total(_pod(job), "memory")),
         privileged=tuple(sorted({word for _, word in privileged})),
         identities=tuple(sorted(_identities(job) - _identities(own))),
         options=tuple(sorted(options)),
+        unlimited=tuple(unit for unit in ("cpu", "memory") if _unlimited(job, own, unit)),
     )
 
 
@@ -49,8 +51,7 @@ def _pod(job: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _containers(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    pod = _pod(job)
-    return [*(pod.get("initContainers") or ()), *(pod.get("containers") or ())]
+    return containers_of(_pod(job))
 
 
 def _images(job: Mapping[str, Any]) -> set[str]:
@@ -152,20 +153,7 @@ def _rights(context: Any) -> set[str]:
     return words
 
 
-def _total(job: Mapping[str, Any], unit: str) -> float:
-    """Adds up what containers may use that run at once: their limits, or else what they ask for.
-
-    Those before the flow run one by one; with `restartPolicy: Always` they go on beside it. A pod may have a limit too.
-    """
-    pod = _pod(job)
-    first = pod.get("initContainers") or ()
-    before = [_most(one, unit) for one in first if one.get("restartPolicy") != "Always"]
-    beside = [_most(one, unit) for one in first if one.get("restartPolicy") == "Always"]
-    at_once = sum(_most(one, unit) for one in pod.get("containers") or ())
-    return max(at_once + sum(beside), max(before, default=0.0) + sum(beside), _most(pod, unit))
-
-
-def _most(one: Mapping[str, Any], unit: str) -> float:
-    resources = one.get("resources") or {}
-    value = (resources.get("limits") or {}).get(unit) or (resources.get("requests") or {}).get(unit)
-    return float(parse_quantity(value)) if value else 0.0
+def _unlimited(job: Mapping[str, Any], own: Mapping[str, Any], unit: str) -> bool:
+    """True when a container has no limit that the run config brings, or changes: the owner's own may do as they do."""
+    known = [one for one in _containers(own) if one.get("name") != names.CONTAINER]
+    return any(limit_of(one, unit) is None and one not in known for one in _containers(job))

@@ -10,6 +10,7 @@ import click
 
 from heliograph.exceptions import InvalidArgumentError
 from heliograph_agents.launchers.kubernetes.options import PULL_POLICIES, KubernetesOptions
+from heliograph_agents.most import BOUNDLESS, Most
 
 if TYPE_CHECKING:
     from heliograph_agents.launcher import Launcher
@@ -119,7 +120,7 @@ def make(ground: Ground) -> Launcher:
     """Makes the launcher."""
     from heliograph.client.cluster import find_access
 
-    options = read_options(ground.options, show_logs=ground.settings.show_output)
+    options = read_options(ground.options, show_logs=ground.settings.show_output, most=ground.most)
     access = find_access(options.kubeconfig, options.context)
     from heliograph_agents.launchers.address import address_inside
     from heliograph_agents.launchers.kubernetes.launcher import KubernetesLauncher
@@ -129,7 +130,7 @@ def make(ground: Ground) -> Launcher:
     return KubernetesLauncher(settings, ground.places.runs, options, access, advertised=address)
 
 
-def read_options(given: Mapping[str, Any], *, show_logs: bool = False) -> KubernetesOptions:
+def read_options(given: Mapping[str, Any], *, show_logs: bool = False, most: Most = BOUNDLESS) -> KubernetesOptions:
     """Reads the options of the command.
 
     Raises:
@@ -165,6 +166,7 @@ def read_options(given: Mapping[str, Any], *, show_logs: bool = False) -> Kubern
         burst=given.get("api_burst", defaults.burst),
         timeout_seconds=given.get("api_timeout", defaults.timeout_seconds),
         show_logs=show_logs,
+        most=most,
     )
 
 

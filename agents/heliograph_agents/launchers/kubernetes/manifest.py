@@ -20,6 +20,7 @@ from heliograph_agents.container import POD_VARIABLE
 from heliograph_agents.launcher import RunSpec
 from heliograph_agents.launchers.kubernetes import names
 from heliograph_agents.launchers.kubernetes.options import KubernetesOptions
+from heliograph_agents.launchers.kubernetes.resources import hold
 from heliograph_agents.launchers.kubernetes.validation import ManifestError, check
 from heliograph_agents.launchers.labels import LABEL, labels_of
 
@@ -76,6 +77,7 @@ def build(
     _check_frame(job)
     _make_ours(job, spec, settings, agent, owner, namespace, str(options.get("python") or "python"))
     check(job)
+    hold(job["spec"]["template"]["spec"], flow_container(job), agent.most)
     if len(json.dumps(job)) > MAX_BYTES:
         raise ManifestError(f"the manifest is larger than {MAX_BYTES:,} bytes")
     return job

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from heliograph_agents.most import BOUNDLESS, Most
+
 PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 
 
@@ -33,6 +35,7 @@ class KubernetesOptions:
         rate, burst: Most requests per second to the API, and how many at once.
         timeout_seconds: Longest wait for one answer.
         show_logs: True to repeat the output of containers on the agent's.
+        most: What the agent's policy lets one run take: the limit of runs that have none.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -55,3 +58,4 @@ class KubernetesOptions:
     burst: int = 20
     timeout_seconds: float = 30.0
     show_logs: bool = False
+    most: Most = BOUNDLESS
