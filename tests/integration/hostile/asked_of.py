@@ -89,6 +89,7 @@ DOCKER: dict[str, Ask] = {
     "the host's network in the host's settings": _host("host network", network_mode="host"),
     "another container's network": _options("network of another", "privileged", network_mode="container:other"),
     "memory in the host's settings": _options("max_memory", "max_memory", host_config={"mem_limit": "2g"}),
+    "memory that is swapped out": _options("max_memory", "max_memory", host_config={"memswap_limit": -1}),
     "cores in the host's settings": _options("max_cpu", "max_cpu", host_config={"nano_cpus": 64 * 10**9}),
     "cores as a quota": _options("max_cpu", "max_cpu", host_config={"cpu_quota": 6_400_000}),
     "to be started again": _never("cannot set restart_policy", host_config={"restart_policy": {"Name": "always"}}),
@@ -96,6 +97,9 @@ DOCKER: dict[str, Ask] = {
     "labels of the agent": _never("are the agent's", container_labels={"heliograph.io/agent": "b"}),
     "the place of the offer": _never("is the agent's", volumes=["/data/x:/heliograph/offer:ro"]),
 }
+
+
+_SMALL = {"resources": {"limits": {"cpu": "100m", "memory": "16Mi"}}}
 
 
 def _pod(words: str, rule: str, **spec: Any) -> Ask:
@@ -110,7 +114,7 @@ def _volume(words: str, **source: Any) -> Ask:
     return _options(words, "mounts", volumes=[{"name": "v", "mountPath": "/v", **source}])
 
 
-_LARGE = {"limits": {"memory": "2Gi"}}
+_LARGE = {"limits": {"cpu": "1", "memory": "2Gi"}}
 _UNCONFINED = {"container.apparmor.security.beta.kubernetes.io/flow": "unconfined"}
 
 KUBERNETES: dict[str, Ask] = {
@@ -120,8 +124,10 @@ KUBERNETES: dict[str, Ask] = {
         f"image {OTHER}", "images",
         json_patch=[{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": OTHER}],
     ),
-    "a container beside": _pod(f"image {OTHER}", "images", containers=[{"name": "side", "image": OTHER}]),
-    "a container before": _pod(f"image {OTHER}", "images", initContainers=[{"name": "first", "image": OTHER}]),
+    "a container beside": _pod(f"image {OTHER}", "images", containers=[{"name": "side", "image": OTHER, **_SMALL}]),
+    "a container before": _pod(
+        f"image {OTHER}", "images", initContainers=[{"name": "first", "image": OTHER, **_SMALL}]
+    ),
     "an image as a volume": _volume("mount image", image={"reference": IMAGE}),
     "a variable by a patch": _flow("variable LD_PRELOAD", "env", env=[{"name": "LD_PRELOAD", "value": "/x.so"}]),
     "the node's disk": _volume("mount / is not", hostPath={"path": "/"}),
@@ -146,11 +152,11 @@ KUBERNETES: dict[str, Ask] = {
     "all rights": _flow("privileged is not", "privileged", securityContext={"privileged": True}),
     "all rights beside": _pod(
         "privileged is not", "privileged",
-        containers=[{"name": "side", "image": IMAGE, "securityContext": {"privileged": True}}],
+        containers=[{"name": "side", "image": IMAGE, **_SMALL, "securityContext": {"privileged": True}}],
     ),
     "all rights before": _pod(
         "privileged is not", "privileged",
-        initContainers=[{"name": "first", "image": IMAGE, "securityContext": {"privileged": True}}],
+        initContainers=[{"name": "first", "image": IMAGE, **_SMALL, "securityContext": {"privileged": True}}],
     ),
     "a capability": _flow(
         "cap_add SYS_ADMIN", "privileged", securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}
@@ -172,6 +178,10 @@ KUBERNETES: dict[str, Ask] = {
     "a service account by a JSON patch": _options(
         "identity default", "identities",
         json_patch=[{"op": "remove", "path": "/spec/template/spec/automountServiceAccountToken"}],
+    ),
+    "memory without a limit": _pod(
+        "more bytes than max_memory", "max_memory",
+        containers=[{"name": "side", "image": IMAGE, "resources": {"limits": {"cpu": "1"}}}],
     ),
     "memory by its limit": _options("max_memory", "max_memory", memory_limit="2Gi"),
     "memory beside": _pod(
@@ -213,7 +223,7 @@ def _run_task(words: str, rule: str, **arguments: Any) -> Ask:
     return _options(words, rule, run_task_kwargs=arguments)
 
 
-_UNSEEN = ("images", "require_image_digest", "mounts", "identities", "privileged")
+_UNSEEN = ("images", "require_image_digest", "mounts", "identities", "privileged", "max_cpu", "max_memory")
 _DRIVER = {"driver": "local", "driverOpts": {"type": "none", "o": "bind", "device": "/etc"}}
 
 ECS: dict[str, Ask] = {

@@ -151,7 +151,7 @@ class DockerPlatform(Platform):
         self._engine = _Engine()
 
     def make_launcher(self, settings: RunSettings, link: Link) -> Launcher:
-        options = DockerOptions(base_url=self._engine.address)
+        options = DockerOptions(base_url=self._engine.address, most=self.policy.most)
         return DockerLauncher(settings, self.folder / "runs", options, advertised=settings.address)
 
     def deeds(self) -> list[str]:
@@ -234,7 +234,7 @@ class KubernetesPlatform(Platform):
             self._cluster.server.plant(method, ".", 403, FOREVER)
 
     def make_launcher(self, settings: RunSettings, link: Link) -> Launcher:
-        options = KubernetesOptions(rate=1000, burst=1000, timeout_seconds=10)
+        options = KubernetesOptions(rate=1000, burst=1000, timeout_seconds=10, most=self.policy.most)
         access = find_access(self._cluster.kubeconfig())
         return KubernetesLauncher(settings, self.folder / "runs", options, access)
 
@@ -266,7 +266,11 @@ class EcsPlatform(Platform):
 
     def make_launcher(self, settings: RunSettings, link: Link) -> Launcher:
         options = EcsOptions(
-            region="eu-west-1", endpoint_url=self._fargate.url, launch_type="EC2", subnets=("subnet-1",)
+            most=self.policy.most,
+            region="eu-west-1",
+            endpoint_url=self._fargate.url,
+            launch_type="EC2",
+            subnets=("subnet-1",),
         )
         codes = StartCodes("agents/a", link)
         return EcsLauncher(settings, self.folder / "runs", options, codes, advertised=settings.address)

@@ -176,7 +176,7 @@ class _Plan:
         overrides = self._overrides(definition)
         cpu, memory = self._size(definition, overrides, known=definition is not None)
         unlimited = tuple(unit for unit, size in (("cpu", cpu), ("memory", memory)) if not size)
-        cpu, memory = (task or beside for task, beside in zip((cpu, memory), sizes_in(asked, overrides), strict=True))
+        cpu, memory = map(max, (cpu, memory), sizes_in(asked, overrides))
         timeout = float(self._settings.start_timeout_seconds)
         run_task = self._run_task | {
             "overrides": overrides,
