@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ __all__ = ["SshWay", "is_ssh"]
 _OPTIONS = ("-T", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oConnectTimeout=20", "-oServerAliveInterval=15",
             "-oServerAliveCountMax=3", "-oClearAllForwardings=yes")  # fmt: skip
 _END_SECONDS = 1.0
+_PREFIX = "heliograph-docker-ssh-"
+_LEFT_SECONDS = 3600.0
+"""Folders that are older and have nobody listening are of processes that were killed."""
 
 
 def is_ssh(url: str) -> bool:
@@ -45,7 +49,8 @@ class SshWay:
 
     def __init__(self, url: str) -> None:
         self._command = _command(url)
-        self._folder = Path(tempfile.mkdtemp(prefix="heliograph-docker-ssh-"))
+        _remove_left()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._lock = threading.Lock()
         self._running: deque[tuple[subprocess.Popen[bytes], Path]] = deque()
         self._number = 0
@@ -124,6 +129,17 @@ class SshWay:
             for old in [one for one in list(self._running)[:-1] if one[0].poll() is not None]:
                 self._running.remove(old)
                 old[1].unlink(missing_ok=True)
+
+
+def _remove_left() -> None:
+    """Removes the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:  # another user's, or gone just now
+            if time.time() - folder.lstat().st_mtime > _LEFT_SECONDS:
+                try:
+                    probe.connect(str(folder / "s"))
+                except (ConnectionRefusedError, FileNotFoundError):
+                    shutil.rmtree(folder)
 
 
 def _command(url: str) -> list[str]:

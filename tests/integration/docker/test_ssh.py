@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,22 @@ def test_a_server_that_is_believed_untold_is_found(
     monkeypatch.setattr(docker_ssh, "_OPTIONS", loose)
     with pytest.raises(FAILED):
         _only_known_servers(sshd, ssh_user)
+
+
+def test_what_a_killed_process_left_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="hg-", dir="/tmp") as short:  # a socket's path has few letters
+        folder = Path(short)
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        monkeypatch.setattr(docker_ssh, "_LEFT_SECONDS", -1.0)
+        living = docker_ssh.SshWay("ssh://engine.test")
+        left = folder / "heliograph-docker-ssh-left"
+        left.mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(left / "s"))
+        docker_ssh.SshWay("ssh://engine.test").close()
+        assert [f"unix://{kept}/s" for kept in folder.iterdir()] == [living.url]
+        living.close()
+        assert not list(folder.iterdir())
 
 
 def test_what_is_in_the_way_is_said_when_an_agent_starts(
