@@ -28,18 +28,24 @@ from heliograph.cli.text import clean, paint, use_color
     metavar="PLACE",
     help="A folder, s3://BUCKET/PREFIX, oci://HOST/NAME, github:https://HOST/OWNER/NAME. [this machine's default]",
 )
-@click.option("--image", default="", metavar="IMAGE", help="An image that this machine's Docker Engine should pull.")
+@click.option(
+    "--image",
+    default="",
+    metavar="IMAGE",
+    help="An image that its registry should have, and give to this machine's Docker logins.",
+)
 @output_option("table", "json")
 @pass_session
 def doctor(session: Session, storage: str, image: str, output: str) -> int:
     """Find out why this machine does not reach its control plane, or its storage.
 
     Tried are, in this order: the name, TCP, the proxy, TLS, ALPN, the token, the clock; then storage, and with --image
-    a pull. Each one that fails says what to do; those that need it are not tried. It ends with 1 when one fails.
+    its registry. Each one that fails says what to do; those that need it are not tried. It ends with 1 when one fails.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from heliograph.client.channel import TlsFiles
-    from heliograph.client.diagnosis import Diagnosis, Finding, image_finding, storage_finding
+    from heliograph.client.diagnosis import Diagnosis, Finding, storage_finding
+    from heliograph.client.image_diagnosis import image_finding
     from heliograph.config import config
 
     settings = config().client

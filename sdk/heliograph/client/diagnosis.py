@@ -292,25 +292,6 @@ def _folder_finding(folder: Path) -> Finding:
     return Finding("storage", True, f"{folder} can be read and written")
 
 
-def image_finding(image: str) -> Finding:
-    """Pulls an image with this machine's Docker Engine."""
-    try:
-        import docker
-        import docker.errors
-    except ImportError:
-        return Finding(
-            "image pull", False, "docker is not installed", "Install it with: pip install 'heliograph[docker]'"
-        )
-    try:
-        found = docker.from_env().images.pull(image)
-    except (docker.errors.DockerException, OSError) as error:
-        return Finding(
-            "image pull", False, f"{image}: {error}",
-            "Check that the engine runs, the image's name, and `docker login` for its registry.",
-        )  # fmt: skip
-    return Finding("image pull", True, f"{image} is {found.id}")
-
-
 def proxy_for(host: str) -> tuple[str, int] | None:
     """Returns the proxy that gRPC would take for a host, as the environment says."""
     text = next((found for name in _PROXY_NAMES if (found := _variable(name))), "")

@@ -17,11 +17,14 @@ from typing import IO, Any, BinaryIO, cast
 from heliograph.exceptions import BundleChangedError, StorageError
 from heliograph.storage.base import ObjectMissingError
 from heliograph.storage.http_client import Answer, HTTPError, Session, host_of, may_be_plain
-from heliograph.storage.registry_login import DOCKER_HUB, Login, login_for
+from heliograph.storage.registry_login import DOCKER_HUB, Login, docker_login_for, login_for
 
 __all__ = ["MANIFEST_TYPE", "Repository", "digest_of", "parse_repository"]
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_DOCKER = "application/vnd.docker.distribution.manifest"
+IMAGE_TYPES = f"{MANIFEST_TYPE}, application/vnd.oci.image.index.v1+json, {_DOCKER}.v2+json, {_DOCKER}.list.v2+json"
+"""What an image's name may stand for."""
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 PIECE_BYTES = 32 * 1024 * 1024
 """What is larger is uploaded in pieces of this size: proxies before registries limit single requests."""
@@ -62,9 +65,16 @@ class Repository:
         write: True to store.
         secret: Name of the secret that is the login; by default what this machine has.
         plain: True to speak to the host without encryption.
+        for_docker: True to log in as an engine that pulls: with the logins of Docker, and no bound secret.
+
+    Attributes:
+        has_login: Whether there was a login when the registry asked for one.
     """
 
-    def __init__(self, host: str, name: str, *, write: bool = False, secret: str = "", plain: bool = False) -> None:
+    def __init__(
+        self, host: str, name: str, *, write: bool = False, secret: str = "", plain: bool = False,
+        for_docker: bool = False,
+    ) -> None:  # fmt: skip
         self.place = f"{host}/{name}"
         self._host, self._name, self._secret = host, name, secret
         server = "registry-1.docker.io" if host == DOCKER_HUB else host
@@ -74,6 +84,8 @@ class Repository:
         self._scope = f"repository:{name}:{'pull,push' if write else 'pull'}"
         self._session = Session(plain=(server,) if plain else ())
         self._authorization = ""
+        self._for_docker = for_docker
+        self.has_login = False
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -104,6 +116,21 @@ class Repository:
         if not isinstance(found, dict):
             raise StorageError(f"{self.place}: what is at {reference} is no manifest")
         return found, digest
+
+    def image_digest(self, reference: str) -> str:
+        """Returns the digest of what an image's tag or digest stands for: a manifest, or an index of some.
+
+        Raises:
+            ObjectMissingError: It is not there.
+            StorageError: It cannot be read.
+        """
+        answer = self._send("GET", f"manifests/{reference}", headers={"Accept": IMAGE_TYPES}, expect=(200, 404))
+        if answer.status == 404:
+            raise self._missing(reference)
+        digest = digest_of(answer.body)
+        if reference.startswith("sha256:") and digest != reference:
+            raise StorageError(f"{self.place} answers with {digest} when asked for {reference}")
+        return digest
 
     def blob(self, digest: str, limit: int) -> bytes:
         """Returns a blob.
@@ -267,7 +294,8 @@ class Repository:
         """Returns the value of the header that the registry asks for."""
         asked = answer.headers.get("www-authenticate", "")
         scheme, _, rest = asked.partition(" ")
-        login = login_for(self._host, self._name, self._secret)
+        login = docker_login_for(self._host) if self._for_docker else login_for(self._host, self._name, self._secret)
+        self.has_login = login is not None
         if scheme.lower() == "basic":
             if login is None or not login.basic:
                 raise self._denied(401)

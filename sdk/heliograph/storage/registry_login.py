@@ -18,7 +18,7 @@ from typing import Any
 from heliograph.exceptions import StorageError
 from heliograph.storage.credentials import bound_secret, secret_text
 
-__all__ = ["Login", "ecr_login", "login_for"]
+__all__ = ["Login", "docker_login_for", "ecr_login", "login_for"]
 
 HELPER_SECONDS = 60.0
 DOCKER_HUB = "docker.io"
@@ -65,6 +65,19 @@ def login_for(host: str, repository: str = "", secret: str = "") -> Login | None
         if not mark:
             raise StorageError(f"the secret {name!r} for {host} is not of the form user:password")
         return Login(user, password)
+    return docker_login_for(host, repository)
+
+
+def docker_login_for(host: str, repository: str = "") -> Login | None:
+    """Returns the login that Docker has for a registry, or AWS for its own; None when there is none.
+
+    Args:
+        host: Host and port, or `docker.io`.
+        repository: Name in the registry, for logins of what begins with it: those are other tools', not the engine's.
+
+    Raises:
+        StorageError: There is a way to log in, and it failed.
+    """
     known = _docker_config()
     helper = _helper_of(known, host)
     if helper:

@@ -17,12 +17,19 @@ import pytest
 from tests.support.certificates import Certificates
 from tests.support.cli import Cli
 from tests.support.control_plane import InProcessControlPlane, control_plane
+from tests.support.registry import Registry, protected_registry, registry
 from tests.support.stack import free_port
 
 from heliograph.api.v1 import admin_service_pb2, admin_service_pb2_grpc
 from heliograph.client.channel import TlsFiles
 from heliograph.client.client import Client
 from heliograph.client.diagnosis import Diagnosis, Finding, proxy_for, storage_finding
+from heliograph.client.image_diagnosis import image_finding, parse_image
+from heliograph.config import set_temporary_config
+from heliograph.exceptions import StorageError
+from heliograph.storage.registry_client import MANIFEST_TYPE, Repository
+
+__all__ = ["protected_registry", "registry"]
 
 LAYERS = ["name", "TCP", "proxy", "TLS", "ALPN", "auth", "clock"]
 
@@ -211,3 +218,92 @@ def test_the_command_says_it_in_one_screen(plane: InProcessControlPlane, tmp_pat
     assert "storage: ok" in told
     refused = cli.json("--address", f"127.0.0.1:{free_port()}", "doctor", code=1)
     assert [finding["layer"] for finding in refused if finding["good"] is False] == ["TCP"]
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This machine's logins; there are none yet."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    return tmp_path / "docker"
+
+
+def _push(registry: Registry) -> str:
+    """Stores a small image as `flows/base:3`. Returns its digest."""
+    repository = Repository(registry.address, "flows/base", write=True)
+    body = b"{}"
+    part = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": repository.put_blob(body), "size": 2}
+    return repository.put_manifest(
+        "3", {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": part, "layers": []}
+    )  # fmt: skip
+
+
+def test_an_image_is_good_when_its_registry_says_so_and_not_otherwise(registry: Registry, docker_config: Path) -> None:
+    digest = _push(registry)
+    name = f"{registry.address}/flows/base"
+    for image in (f"{name}:3", f"{name}@{digest}", f"{name}:another@{digest}"):
+        found = image_finding(image)
+        assert found.good is True, found
+        assert digest in found.said
+    for image in (f"{name}:4", name, f"{registry.address}/flows/bsae:3", f"{name}@sha256:{'0' * 64}"):
+        found = image_finding(image)
+        assert found.good is False, image
+        assert "has no" in found.said
+
+
+def test_an_image_behind_a_login_is_good_with_the_login_that_docker_has(
+    protected_registry: Registry, docker_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = f"{protected_registry.address}/flows/base:3"
+    # What is bound for bundles is no login of the engine that pulls.
+    monkeypatch.setenv("HELIOGRAPH__SECRETS__REGISTRY", f"{protected_registry.user}:{protected_registry.password}")
+    with set_temporary_config({"storage.tokens": (f"{protected_registry.address}=REGISTRY",)}):
+        digest = _push(protected_registry)
+        found = image_finding(image)
+    assert (found.good, "none is here" in found.said) == (False, True), found
+
+    protected_registry.login(docker_config)
+    found = image_finding(image)
+    assert found.good is True, found
+    assert digest in found.said
+
+    right = protected_registry.password
+    protected_registry.password = "wrong"
+    try:
+        protected_registry.login(docker_config)
+    finally:
+        protected_registry.password = right
+    found = image_finding(image)
+    assert (found.good, "refuses the login" in found.said) == (False, True), found
+    assert "docker login" in found.advice
+    assert "wrong" not in found.said + found.advice
+
+
+def test_a_registry_that_does_not_answer_is_no_good_news(docker_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heliograph.storage.http_client._TRIES", 1)
+    found = image_finding(f"127.0.0.1:{free_port()}/flows:1")
+    assert (found.good, "no answer" in found.said) == (False, True), found
+    assert "only its own pull can tell" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("flows", ("docker.io", "flows", "latest")),
+        ("ann/flows:1", ("docker.io", "ann/flows", "1")),
+        ("localhost/flows:1", ("localhost", "flows", "1")),
+        ("reg.example.org:5000/a/b:1", ("reg.example.org:5000", "a/b", "1")),
+        (f"reg.example.org/a:1@sha256:{'a' * 64}", ("reg.example.org", "a", f"sha256:{'a' * 64}")),
+    ],
+)
+def test_names_of_images(image: str, parts: tuple[str, str, str]) -> None:
+    assert parse_image(image) == parts
+
+
+@pytest.mark.parametrize("image", ["", "Flows:1", "flows:", "flows@sha256:1", "a b", "reg.example.org:5000/:1"])
+def test_what_is_no_name_of_an_image_is_said_to_be_none(image: str) -> None:
+    with pytest.raises(StorageError, match="is no"):
+        parse_image(image)
+    assert image_finding(image).good is False
