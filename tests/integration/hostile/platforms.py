@@ -75,6 +75,7 @@ class Platform(Work, ABC):
             "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
         }.items():  # fmt: skip
             patch.setenv(name, value)
+        patch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials that it found first
         self.said: list[str] = []
         trust = TrustStore(folder / "trusted")
         trust.add("ann", self.key.public)
