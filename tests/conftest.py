@@ -38,8 +38,13 @@ def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
-    """Leaves although a test left a thread behind that never ends; says where the thread is."""
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leaves although a test left a thread behind that never ends; says where the thread is.
+
+    A worker waits for the others here, however long those take, and is ended by who started it.
+    """
+    if hasattr(config, "workerinput"):
+        return
     faulthandler.dump_traceback_later(_LEAVE_SECONDS, exit=True)
 
 
