@@ -63,6 +63,8 @@ def test_what_a_flow_names_is_compared_with_what_is_here(alone: Cli) -> None:
 def test_a_run_says_what_it_needs_of_an_agent(cli: Cli, write_flow: Callable[[str], Path]) -> None:
     path = write_flow("""
         from heliograph import Flow, task
+        from heliograph.run_configs import DockerRun
+        from heliograph.storage import Local
 
         @task
         def act():
@@ -70,6 +72,7 @@ def test_a_run_says_what_it_needs_of_an_agent(cli: Cli, write_flow: Callable[[st
 
         with Flow("picky") as flow:
             act()
+        boxed = Flow("boxed", tasks=[act], run_config=DockerRun(image="flows:1"), storage=Local())
     """)
     cli("register", str(path), "--project", PROJECT, "--label", "gpu")
     run = cli.json("run", f"{PROJECT}/picky")["name"].rpartition("/")[2]
@@ -78,3 +81,9 @@ def test_a_run_says_what_it_needs_of_an_agent(cli: Cli, write_flow: Callable[[st
     assert "agent-1: lacks label gpu" in told
     assert "lacks label gpu" in cli("runs", "why", run).stdout
     cli("runs", "cancel", run)
+
+    boxed = cli.json("run", f"{PROJECT}/boxed")["name"].rpartition("/")[2]
+    told = cli("labels", "explain", boxed).stdout
+    assert "an agent of type docker" in told
+    assert "agent-1: lacks" in told
+    cli("runs", "cancel", boxed)

@@ -94,6 +94,11 @@ TWINS = [
         replace(HELD, script=((2, "agent"), (2, "supervisor")), patience=5),
         "never ended",
     ),
+    # An agent that tells late of what died.
+    ("storm_tell_late", replace(HELD, script=((2, "supervisor"),), recovery=4), "s after the last kill"),
+    # A control plane that shows watchers another end than it stores, and one that shows them none.
+    ("storm_show_another_end", replace(HELD, script=((2, "flow"),)), "was shown to end as"),
+    ("storm_show_no_end", replace(HELD, script=((2, "flow"),), patience=5), "a watcher was shown the ends of 0 of 2"),
     # A store that answers before it commits. Nothing but creations is written: what is written with tokens is kept.
     (
         "storm_answer_first",

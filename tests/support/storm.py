@@ -283,6 +283,9 @@ class Storm:
         name = run.name.rpartition("/")[2]
         now = (run.epoch, run.last_sequence, int(run.state))
         self.seen.told[name] = max(self.seen.told.get(name, now), now)
+        if StateCode(run.state).is_finished:
+            self.seen.ends[name] = (run.epoch, int(run.state))
+            self.seen.shown.setdefault(name, time.time())
         flow = self.seen.killed.get((name, run.epoch))
         if StateCode(run.state).is_finished and flow is not None and processes.is_alive(*flow):
             self.seen.survivors.append(name)
@@ -339,6 +342,7 @@ class Storm:
             kind = self._chance.choice(("supervisor", "flow")) if kind == "attempt" else kind
             wait_until(lambda: self._kill_attempt(kind) or self._over(), f"a {kind} to kill", self.plan.patience)
         self.seen.kills[kind] += 1
+        self.seen.last_kill = time.time()
 
     def _await_acknowledgement(self, *, creation: bool) -> None:
         """Waits for the next answer that says that something is kept: of a run's creation, or also of an event."""

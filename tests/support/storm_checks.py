@@ -34,9 +34,12 @@ def judge(storm: Storm) -> Judgement:
     kills = ", ".join(f"{kind} {count}" for kind, count in sorted(storm.seen.kills.items()))
     crashed = sum(StateCode(run.state) is StateCode.CRASHED for run in runs)
     acked = sum("sequence" in line for line in _lines(storm))
+    slowest = max((_seconds_after(storm, run) for run in runs if run.HasField("end_time")), default=0.0)
     figures = (
         f"{len(runs)} runs, {sum(storm.seen.kills.values())} kills ({kills}), seed {storm.plan.seed}: "
-        f"{acked} transitions acknowledged, {crashed} runs crashed with their reason, {len(found)} findings"
+        f"{acked} transitions acknowledged, {crashed} runs crashed with their reason, "
+        f"{len(storm.seen.ends)} ends shown to a watcher, the last run over {slowest:.0f} s after the last kill or its "
+        f"start, {len(found)} findings"
     )
     return Judgement(found, figures)
 
@@ -49,6 +52,8 @@ def findings(storm: Storm) -> Iterator[str]:
     yield from storm.errors
     yield from _created(storm, runs)
     yield from _ended(storm, runs)
+    yield from _soon_over(storm, runs)
+    yield from _told(storm, runs)
     yield from _kept(storm, runs, [line for line in heard if "sequence" in line])
     yield from _claimed_once([line for line in heard if "lease" in line])
     yield from _one_copy(storm, runs, witness)
@@ -82,6 +87,37 @@ def _ended(storm: Storm, runs: dict[str, pb.FlowRun]) -> list[str]:
             found.append(f"run {name} crashed without a reason")
         elif state is not StateCode.SUCCESS and name not in killed:
             found.append(f"run {name} was not killed, and is {state.name}: {run.failure}".strip())
+    return found
+
+
+def _seconds_after(storm: Storm, run: pb.FlowRun) -> float:
+    """Returns how long after the last kill, or after its own start, a run's end was shown, or else was stored."""
+    begun = run.start_time.ToNanoseconds() / 1e9
+    ended = storm.seen.shown.get(run.name.rpartition("/")[2], run.end_time.ToNanoseconds() / 1e9)
+    return float(ended - max(storm.seen.last_kill, begun))
+
+
+def _soon_over(storm: Storm, runs: dict[str, pb.FlowRun]) -> list[str]:
+    """What was killed does not keep a run for longer than the limit."""
+    return [
+        f"run {name} ended {seconds:.0f} s after the last kill: {StateCode(run.state).name}"
+        for name, run in runs.items()
+        if run.HasField("end_time") and (seconds := _seconds_after(storm, run)) > storm.plan.recovery
+    ]
+
+
+def _told(storm: Storm, runs: dict[str, pb.FlowRun]) -> list[str]:
+    """The end that a watcher was shown is the one that is stored.
+
+    It hears from now on: what ends while it has no control plane it is not shown. A quarter it must be shown at least.
+    """
+    ends = storm.seen.ends
+    stored = {name: (run.epoch, int(run.state)) for name, run in runs.items()}
+    found = [f"run {name} was shown to end as {end}, and is {stored.get(name)}" for name, end in ends.items()
+             if stored.get(name) != end]  # fmt: skip
+    finished = sum(StateCode(run.state).is_finished for run in runs.values())
+    if len(ends) * 4 < finished:
+        found.append(f"a watcher was shown the ends of {len(ends)} of {finished} runs")
     return found
 
 

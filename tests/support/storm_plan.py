@@ -6,6 +6,7 @@ its very start it takes a lock on a file of its run, and writes down that it did
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -72,6 +73,11 @@ with Flow("storm", run_config={run_config}) as flow:
 '''
 
 
+def drawn_seed() -> int:
+    """Returns the seed of a storm: that of one which is to be had again, or another one each time."""
+    return int(os.environ.get("HELIOGRAPH_STORM_SEED") or random.SystemRandom().randrange(1_000_000))
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a storm is.
@@ -89,7 +95,8 @@ class Plan:
         capacity: How many runs an agent has at once.
         held: True to let no run end before the kills are done and had their effect.
         patience: How long nothing may change before runs count as stuck.
-        seed: Of the schedule.
+        recovery: How many seconds after the last kill, or its own start, a run may end.
+        seed: Of the schedule: another one each time, or the one in `$HELIOGRAPH_STORM_SEED`.
         script: The schedule itself, where it is not to be drawn.
     """
 
@@ -102,7 +109,8 @@ class Plan:
     capacity: int = CAPACITY
     held: bool = False
     patience: float = 90.0
-    seed: int = 1
+    recovery: float = 120.0
+    seed: int = field(default_factory=drawn_seed)
     script: tuple[tuple[int, str], ...] = ()
 
     def schedule(self) -> list[tuple[int, str]]:
@@ -124,6 +132,9 @@ class Seen:
         told: The newest (epoch, sequence, state) that a watcher was shown of each run.
         killed: Attempts, as (run, epoch), of which a process was killed.
         kills: How many of each kind were killed.
+        ends: The newest end, as (epoch, state), that a watcher was shown of each run.
+        shown: When it was shown the first, in seconds since 1970.
+        last_kill: When the last part was killed, in seconds since 1970.
         survivors: Killed supervisors' flows that lived when the end of their run was shown.
     """
 
@@ -131,4 +142,7 @@ class Seen:
     told: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     killed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
+    ends: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shown: dict[str, float] = field(default_factory=dict)
+    last_kill: float = 0.0
     survivors: list[str] = field(default_factory=list)

@@ -173,6 +173,42 @@ def leave_no_mark(processes: Any) -> None:
     processes.mark = lambda _: None
 
 
+def tell_late(performer: Any) -> None:
+    """An agent takes its time before it tells that a run died."""
+    report = performer.Performer._report
+
+    async def later(self: Any, tracker: Any, found: Any) -> None:
+        await performer.asyncio.sleep(8.0)
+        await report(self, tracker, found)
+
+    performer.Performer._report = later
+
+
+def show_another_end(watching: Any) -> None:
+    """Who watches is shown each end as a success."""
+    from heliograph.engine.codes import StateCode
+
+    told = watching.convert.flow_run
+
+    def flattering(run: Any) -> Any:
+        message = told(run)
+        if run.state.is_finished:
+            message.state = int(StateCode.SUCCESS)
+        return message
+
+    watching.convert = type("Convert", (), {"flow_run": staticmethod(flattering)})
+
+
+def show_no_end(watching: Any) -> None:
+    """Who watches is shown runs only while they go on."""
+    told = watching.convert.flow_run
+
+    def silent(run: Any) -> Any:
+        return watching.pb.FlowRun(name=told(run).name) if run.state.is_finished else told(run)
+
+    watching.convert = type("Convert", (), {"flow_run": staticmethod(silent)})
+
+
 def forget_the_journal(launcher: Any) -> None:
     """A restarted agent does not look for the runs that it had."""
 
@@ -180,6 +216,14 @@ def forget_the_journal(launcher: Any) -> None:
         return []
 
     launcher.LocalLauncher.list = forgetful
+
+
+def _both(*plants: Callable[[Any], None]) -> Callable[[Any], None]:
+    def plant(module: Any) -> None:
+        for one in plants:
+            one(module)
+
+    return plant
 
 
 LISTEN: dict[str, Callable[[Any], None]] = {
@@ -200,6 +244,9 @@ BUGS: dict[str, dict[str, Callable[[Any], None]]] = {
         "heliograph_agents.control": deaf_to_the_end,
         "heliograph_agents.launchers.local.launcher": believe_the_supervisors_death,
     },
+    "storm_show_another_end": {**LISTEN, "heliograph_control_plane.services.watching": show_another_end},
+    "storm_show_no_end": {**LISTEN, "heliograph_control_plane.services.watching": show_no_end},
+    "storm_tell_late": {**LISTEN, "heliograph_agents.performer": _both(hear_agents, tell_late)},
     "storm_start_anew": {
         **LISTEN,
         "heliograph_agents.launchers.local.launcher": start_anew,
