@@ -70,6 +70,7 @@ class DockerEngine:
     def start(self) -> None:
         """Starts the daemon and waits until it answers. Containers of before are there again.
 
+        It is told what `host-gateway` is: Docker 20.10 does not find out when containers outlived the daemon before.
         On a busy machine it may give up on its own containerd, which it waits 15 s for: it is started again then.
         """
         for last in (False, False, True):
@@ -82,7 +83,7 @@ class DockerEngine:
             self._process = subprocess.Popen(
                 ["dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
                  "-H", self.url, "--pidfile", str(self.folder / "pid"), "--bridge", self.bridge, "--iptables=false",
-                 "--ip-masq=false", "--live-restore", *self._options],
+                 "--ip-masq=false", "--live-restore", "--host-gateway-ip", self.gateway, *self._options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": _PATH},
                 start_new_session=True,
             )  # fmt: skip
