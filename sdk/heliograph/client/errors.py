@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 DOMAIN = "heliograph"
 DETAILS_KEY = "grpc-status-details-bin"
 
+_CANCELLED_HERE = "Locally cancelled"
+"""How gRPC begins the text of a call that this side has cancelled."""
+
 _HINTS = {
     "UNAUTHENTICATED": "sign in with `heliograph auth login`, or set HELIOGRAPH__CLIENT__TOKEN",
     "PERMISSION_DENIED": "`heliograph auth whoami` shows your roles; an admin issues others with "
@@ -82,6 +85,9 @@ def to_error(error: grpc.RpcError, *, address: str = "") -> HeliographError:
     where = f" at {address}" if address else ""
     if code == grpc.StatusCode.UNAVAILABLE:
         return UnavailableError(f"no control plane answers{where}: {_plain(text)}", hint=_unavailable_hint(text))
+    if code == grpc.StatusCode.CANCELLED and not text.startswith(_CANCELLED_HERE):
+        # gRPC ends so what comes to a server while it stops: nobody has looked at the call.
+        return UnavailableError(f"the control plane{where} ended the call", hint="it may be restarting; try again")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(
             f"the control plane{where} did not answer in time",

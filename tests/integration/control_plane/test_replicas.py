@@ -38,6 +38,8 @@ from heliograph_control_plane.store.notices import Notices
 __all__ = ["postgres"]
 
 PATIENCE_SECONDS = 120.0
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""What a call gets that nobody may have looked at; gRPC cancels what comes to a server while it stops."""
 """How long is waited, on a machine that has other things to do, for what comes by itself."""
 
 
@@ -205,7 +207,7 @@ class Workers:
             try:
                 return call(api)
             except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                if error.code() not in RETRIED:
                     raise
                 self.failures += 1
                 time.sleep(0.02)

@@ -90,6 +90,7 @@ def test_reasons_of_other_domains_are_not_ours() -> None:
     ("code", "kind", "exit_code"),
     [
         (grpc.StatusCode.UNAVAILABLE, UnavailableError, 7),
+        (grpc.StatusCode.CANCELLED, UnavailableError, 7),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError, 8),
         (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError, 4),
         (grpc.StatusCode.UNKNOWN, InternalError, 1),
