@@ -279,6 +279,8 @@ FIRST = {"name": "first", "image": "first:1", **_with(cpu="2", memory="4Gi")}
         ({"memory_request": "1Gi", "cpu_request": "1"}, "2000m", str(4 * GIB)),
         ({"json_patch": [{"op": "add", "path": "/spec/template/spec/containers/0/resources", "value":
                           {"limits": {"cpu": "0"}}}]}, "2000m", str(4 * GIB)),
+        ({"json_patch": [{"op": "add", "path": "/spec/template/spec/containers/0/resources", "value": None}]},
+         "2000m", str(4 * GIB)),
         (_patch(SIDE), "1500m", str(3 * GIB)),
         (_patch(SIDE, before=(FIRST,)), "1500m", str(3 * GIB)),
         (_patch(before=({**SIDE, "restartPolicy": "Always"},)), "1500m", str(3 * GIB)),

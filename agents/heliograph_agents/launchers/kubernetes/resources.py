@@ -58,7 +58,7 @@ def hold(pod: Mapping[str, Any], flow: dict[str, Any], most: Most) -> None:
         left = maximum - total(others, unit, without=flow)
         if left < (Decimal("0.001") if unit == "cpu" else 1):
             continue  # nothing is left to give, and the policy says so
-        resources = flow.setdefault("resources", {})
+        resources = flow["resources"] = {**(flow.get("resources") or {})}
         resources["limits"] = {
             **(resources.get("limits") or {}), unit: f"{int(left * 1000)}m" if unit == "cpu" else str(int(left))
         }  # fmt: skip
