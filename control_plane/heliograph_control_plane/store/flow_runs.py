@@ -53,10 +53,12 @@ _RUN: Final[Select[Any]] = (
         _t.failure, _t.last_sequence, _t.presumed_dead, _t.missing_events, _t.counts, _t.cancel_requested,
         _t.heard_micros, _t.phase, _t.version_id, _t.ready_micros, _t.launch_delay, _t.put_backs,
     )
-    .join_from(schema.flow_runs, schema.flows, _f.id == _t.flow_id)
-    .join(schema.projects, _p.id == _t.project_id)
-    .join(schema.flow_versions, _v.id == _t.version_id)
-    .join(schema.requirements, _r.id == _t.requirement_id)
+    # All of them are there. An outer join is one from the run to them: PostgreSQL, which counted these tables when they
+    # had a row each, would else combine every row of each with every row of the others before it looks at the runs.
+    .outerjoin_from(schema.flow_runs, schema.flows, _f.id == _t.flow_id)
+    .outerjoin(schema.projects, _p.id == _t.project_id)
+    .outerjoin(schema.flow_versions, _v.id == _t.version_id)
+    .outerjoin(schema.requirements, _r.id == _t.requirement_id)
 )  # fmt: skip
 
 _RUN_BY_UUID: Final = _RUN.where(_t.uuid == bindparam("uuid"))
@@ -111,7 +113,7 @@ _VERSIONS: Final[Select[Any]] = (
     )
     .join_from(schema.flow_versions, schema.flows, _f.id == _v.flow_id)
     .join(schema.projects, _p.id == _f.project_id)
-    .join(schema.requirements, _r.id == _v.requirement_id)
+    .outerjoin(schema.requirements, _r.id == _v.requirement_id)
     .where(_p.name == bindparam("project"), _f.name == bindparam("flow"))
 )  # fmt: skip
 _NEWEST_VERSION: Final = _VERSIONS.where(_v.version == _f.latest_version)
