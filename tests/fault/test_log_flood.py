@@ -87,7 +87,7 @@ def flood(stack: Stack, count: int) -> Flood:
     )
 
 
-@forms("count", quick=100_000, full=1_000_000, seconds=1800, quick_seconds=300)
+@forms("count", quick=100_000, full=1_000_000, seconds=1800)
 def test_no_line_is_there_twice_and_each_lost_one_is_counted(
     make_stack: StackFactory, figure: Figure, count: int
 ) -> None:

@@ -113,7 +113,7 @@ _VERSIONS: Final[Select[Any]] = (
     )
     .join_from(schema.flow_versions, schema.flows, _f.id == _v.flow_id)
     .join(schema.projects, _p.id == _f.project_id)
-    .outerjoin(schema.requirements, _r.id == _v.requirement_id)
+    .join(schema.requirements, _r.id == _v.requirement_id)
     .where(_p.name == bindparam("project"), _f.name == bindparam("flow"))
 )  # fmt: skip
 _NEWEST_VERSION: Final = _VERSIONS.where(_v.version == _f.latest_version)

@@ -237,7 +237,7 @@ class ScheduleModel(StoreMachine):
             assert (found.state is S.SCHEDULED) is (timed.life == "waiting")
 
 
-@forms("examples,steps", quick=(25, 20), full=(5_000, 60), seconds=7_200, quick_seconds=300)
+@forms("examples,steps", quick=(25, 20), full=(5_000, 60), seconds=7_200)
 def test_schedules_and_their_model_agree(bench: Bench, examples: int, steps: int, figure: Figure) -> None:
     check(ScheduleModel, bench, examples, steps)
     figure(f"{bench.store.kind}: {examples:,} examples of up to {steps} steps: the store is what the model is")
